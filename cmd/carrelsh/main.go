@@ -1,0 +1,46 @@
+// Carrelsh is the login shell that opens a session in the user's own
+// container. See carrelsh(1).
+package main
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
+	"github.com/carrel-sh/carrel/session/attach"
+)
+
+// Set by the linker.
+var (
+	version    = "devel"
+	socketPath = "/run/carrel/login.sock"
+)
+
+func main() {
+	if unix.Getuid() != unix.Geteuid() || unix.Getgid() != unix.Getegid() {
+		os.Exit(report(session.Setuid, ""))
+	}
+	if !openStandard() {
+		os.Exit(session.Internal.Status())
+	}
+	call, ok := parse(os.Args, os.Getenv, ownPath)
+	switch {
+	case !ok:
+		os.Exit(report(session.Usage, ""))
+	case call.help || call.version:
+		os.Exit(inform(call))
+	case call.socket == "":
+		call.socket = socketPath
+	}
+	request := session.Request{Command: call.command, Env: session.FilterEnv(os.Environ()), Umask: umask()}
+	out := attach.Run(call.socket, &request, notice)
+	switch {
+	case out.Failure != session.None:
+		os.Exit(report(out.Failure, out.Detail))
+	case out.Exit.Signal != 0:
+		attach.Die(out.Exit.Signal)
+		os.Exit(128 + int(out.Exit.Signal))
+	}
+	os.Exit(int(out.Exit.Status))
+}

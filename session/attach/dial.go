@@ -1,0 +1,141 @@
+package attach
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
+)
+
+// Deadlines of asking.
+const (
+	// dialTime bounds the wait for a place in the daemon's listen queue.
+	dialTime = 10 * time.Second
+	// restartTime bounds the wait for a daemon that is being restarted.
+	restartTime = time.Second
+	// replyTime bounds the wait for the reply; carreld's own deadline for a
+	// cold start is shorter.
+	replyTime = 60 * time.Second
+)
+
+// dial connects to the daemon. A full queue refuses a non-blocking connect
+// with EAGAIN (unix(7)); then it is tried again after a pause that differs
+// from one caller to the next, so that a thousand of them do not come in step.
+func dial(path string) (int, session.Failure) {
+	start := time.Now()
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return -1, session.Internal
+		}
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+		if err == nil {
+			return fd, session.None
+		}
+		_ = unix.Close(fd)
+		waited := time.Since(start)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN && waited < dialTime:
+		case err == unix.ECONNREFUSED && waited < restartTime:
+		case err == unix.EAGAIN:
+			return -1, session.NoAnswer
+		default:
+			return -1, session.NoDaemon
+		}
+		time.Sleep(pause/2 + jitter(pause))
+	}
+}
+
+// jitter returns a pause below limit that differs between processes.
+func jitter(limit time.Duration) time.Duration {
+	n := uint64(time.Now().UnixNano()) ^ uint64(unix.Getpid())<<32
+	n ^= n >> 33
+	n *= 0xff51afd7ed558ccd // the mixer of MurmurHash3
+	n ^= n >> 33
+	return time.Duration(n % uint64(limit))
+}
+
+// send writes one frame.
+func send(fd int, frame []byte) error {
+	for {
+		_, err := unix.Write(fd, frame)
+		switch err {
+		case unix.EINTR:
+		case unix.EAGAIN:
+			if !pollUntil(fd, unix.POLLOUT, time.Now().Add(dialTime)) {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// receive waits for the reply and its descriptors, as many as streams call
+// for; any other number is a fault of the sender, and all are closed.
+func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Failure) {
+	deadline := time.Now().Add(replyTime)
+	buf := make([]byte, 1024)
+	// Room for more descriptors than can be right, so that none is lost.
+	oob := make([]byte, unix.CmsgSpace(8*4))
+	for {
+		if !pollUntil(fd, unix.POLLIN, deadline) {
+			return nil, nil, session.NoAnswer
+		}
+		n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err != nil || n == 0 {
+			return nil, nil, session.NoAnswer
+		}
+		fds := rights(oob[:oobn])
+		reply, err := session.DecodeReply(buf[:n])
+		if err == nil && (reply.Failure != session.None || len(fds) == streams.Descriptors()) {
+			return reply, fds, session.None
+		}
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		return nil, nil, session.Protocol
+	}
+}
+
+// rights returns the descriptors of a control message.
+func rights(oob []byte) []int {
+	if len(oob) == 0 {
+		return nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var fds []int
+	for i := range messages {
+		if got, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	return fds
+}
+
+// pollUntil waits for events; false is the deadline.
+func pollUntil(fd int, events int16, deadline time.Time) bool {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+		n, err := unix.Poll(fds, int(left/time.Millisecond)+1)
+		if n > 0 {
+			return true
+		}
+		if err != nil && err != unix.EINTR {
+			return false
+		}
+	}
+}
