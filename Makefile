@@ -1,13 +1,97 @@
-# Thin names over go; `make help` lists them.
-SHELL  := /bin/bash
-GO     ?= go
-PREFIX ?= /usr
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS = -s -w -X main.version=$(VERSION)
+# Thin names over go and scripts/; `make help` lists them.
+SHELL    := /bin/bash
+GO       ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+DESTDIR  ?=
+PREFIX   ?= /usr
+RUNDIR   ?= /run/carrel
+BIN      ?= bin
+FUZZTIME ?= 30s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help build check
+LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.socketPath=$(RUNDIR)/login.sock
+GOBUILD   = $(GO) build -trimpath -buildvcs=false
+STATIC    = carrelsh carreld carrel carrel-init carrel-unpack
+BUILDDEPS = gcc libc6-dev
+TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
+
+SHARE     = $(DESTDIR)$(PREFIX)/share
+BASHCOMP  = $(SHARE)/bash-completion/completions/carrel
+ZSHCOMP   = $(SHARE)/zsh/vendor-completions/_carrel
+FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
+
+.PHONY: help build install uninstall demo test check bench fuzz clean
+
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
 
-build: ## build every binary into bin/
-	CGO_ENABLED=0 $(GO) build ./...
+build: ## build the six binaries into bin/
+	@scripts/need $(BUILDDEPS)
+	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
+	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/ ./cmd/carrel-runtime
+
+# Nothing is set-uid. carrelsh is not added to /etc/shells on purpose: su(1)
+# ignores `su -s` for an account whose shell is not listed there, and chsh(1)
+# offers what is. Listing it would let a user who knows a password step around
+# the container.
+install: build ## install below $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/{bin,sbin,libexec/carrel} $(SHARE)/man/man{1,5,8} $(dir $(BASHCOMP) $(ZSHCOMP) $(FISHCOMP))
+	install -m 0755 $(BIN)/carrelsh $(BIN)/carrel $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(BIN)/carreld $(DESTDIR)$(PREFIX)/sbin/
+	install -m 0700 $(BIN)/carrel-runtime $(DESTDIR)$(PREFIX)/libexec/carrel/
+	install -m 0111 $(BIN)/carrel-init $(DESTDIR)$(PREFIX)/libexec/carrel/
+	install -m 0755 $(BIN)/carrel-unpack $(DESTDIR)$(PREFIX)/libexec/carrel/
+	$(BIN)/carrel docs man $(BIN)/man
+	for page in packaging/man/*.[158] $(BIN)/man/*.[158]; do \
+		install -m 0644 $$page $(SHARE)/man/man$${page##*.}/ || exit; done
+	$(BIN)/carrel completion bash > $(BASHCOMP)
+	$(BIN)/carrel completion zsh > $(ZSHCOMP)
+	$(BIN)/carrel completion fish > $(FISHCOMP)
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/{carrelsh,carrel} $(DESTDIR)$(PREFIX)/sbin/carreld
+	rm -f $(SHARE)/man/man{1,5,8}/carrel*.[158] $(BASHCOMP) $(ZSHCOMP) $(FISHCOMP)
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/carrel
+
+demo: ## a shell in a container, cleaned up afterwards; CMD='…' runs that instead
+	@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(become scripts/demo,$(value CMD)))scripts/demo '$(subst ','\'',$(value CMD))'
+
+test: ## every test, as root; installs what it needs
+	@scripts/need $(TESTDEPS)
+	@scripts/need --root 'make test' 'go test ./... runs what can be run without it'
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -timeout 14m ./...
+
+check: $(BIN)/tools/.built ## gofmt, vet, staticcheck, golangci-lint, import rules
+	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "gofmt wants: $$files"; exit 1; }
+	$(GO) vet ./...
+	$(BIN)/tools/staticcheck ./...
+	$(BIN)/tools/golangci-lint run ./...
+	$(GO) test -count=1 .
+
+bench: ## one table: Carrel beside nsenter, crun, runc, podman
+	@scripts/need $(BENCHDEPS)
+	@scripts/need --root 'make bench'
+	@$(GOBUILD) -o $(BIN)/test/ ./test/bench
+	@$(BIN)/test/bench $(BENCHFLAGS)
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@GO='$(GO)' scripts/fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf $(BIN)
+
+$(BIN)/tools/.built: tools/go.mod tools/go.sum
+	@scripts/need $(BUILDDEPS)
+	$(GO) -C tools build -o $(abspath $(BIN))/tools/ tool
+	@touch $@
+
+# make ends with status 2 whatever a recipe's status was. The demo promises the
+# command's own, so make becomes scripts/demo. Without the loaded function the
+# recipe still runs, and the status is make's.
+ifneq ($(filter demo,$(MAKECMDGOALS)),)
+-load $(BIN)/become.so
+$(BIN)/become.so: scripts/become.c
+	@scripts/need $(BUILDDEPS)
+	@mkdir -p $(BIN)
+	@gcc -shared -fPIC -O1 -o $@ $<
+endif
