@@ -128,7 +128,7 @@ func encodeSettings(b *strings.Builder, s Settings) {
 	}
 	fmt.Fprintf(b, "image = %s\nshell = %s\nhome = %s\n", quote(s.Image), quote(s.Shell), quote(string(s.Home)))
 	fmt.Fprintf(b, "limits = { memory = %q, swap = %q, cpu_weight = %d, cpu_quota = %q, pids = %d }\n",
-		formatSize(s.Limits.MemoryBytes), formatSize(s.Limits.SwapBytes), s.Limits.CPUWeight, quota, s.Limits.Pids)
+		FormatSize(s.Limits.MemoryBytes), FormatSize(s.Limits.SwapBytes), s.Limits.CPUWeight, quota, s.Limits.Pids)
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		fmt.Fprintf(b, "env.%s = %s\n", name, quote(s.Env[name]))
 	}

@@ -70,15 +70,16 @@ func sizeBetween(dst *int64, low, high int64) func(string) *fault {
 			return bad
 		}
 		if n < low || n > high {
-			return faultf(fmt.Sprintf("write %s to %s", formatSize(low), formatSize(high)), "%q is out of range", s)
+			return faultf(fmt.Sprintf("write %s to %s", FormatSize(low), FormatSize(high)), "%q is out of range", s)
 		}
 		*dst = n
 		return nil
 	}
 }
 
-// formatSize returns n with the largest unit that divides it.
-func formatSize(n int64) string {
+// FormatSize returns a number of bytes as the file has it, with the largest unit
+// that divides it: "512MiB".
+func FormatSize(n int64) string {
 	best := sizeUnits[len(sizeUnits)-1]
 	for _, u := range sizeUnits {
 		if n != 0 && n%u.bytes == 0 && u.bytes > best.bytes {
