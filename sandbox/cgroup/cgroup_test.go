@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
 	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/internal/testneed"
@@ -452,6 +454,51 @@ func TestRemoveBusy(t *testing.T) {
 			t.Errorf("Remove = %v; want EBUSY and the deadline", err)
 		}
 	})
+}
+
+// libcontainer's manager can be given the box, or a leaf of it: nothing made
+// here stops it from entering any hierarchy of the host (cpuset on v1 refuses
+// tasks until its cpus are set), and Remove clears those that it made.
+func TestLibcontainerManager(t *testing.T) {
+	testneed.Root(t)
+	for _, below := range []string{"", "/init"} {
+		h, err := cgroup.Detect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, _ := create(t, h, testParent(t, h), "u1000", cgroup.Limits{Pids: 100})
+		if err := g.Delegate(1_900_000_000, 1_900_000_000); err != nil {
+			t.Fatal(err)
+		}
+		m, err := manager.New(&cgroups.Cgroup{
+			Path:      g.Box() + below,
+			Resources: &cgroups.Resources{},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(testneed.Tool(t, "sleep"), "600")
+		start(t, h, "/carrel-test-none", cmd)
+		if err := m.Apply(cmd.Process.Pid); err != nil {
+			t.Fatalf("Apply at box%s: %v", below, err)
+		}
+		for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/cgroup", cmd.Process.Pid))) {
+			if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); fields[2] != g.Box()+below {
+				t.Errorf("box%s: the process is in %s of %s", below, fields[2], fields[1])
+			}
+		}
+		pids, err := g.Procs()
+		if diff := cmp.Diff([]int{cmd.Process.Pid}, pids); err != nil || diff != "" {
+			t.Errorf("Procs: %v, -want +got:\n%s", err, diff)
+		}
+		ctx := context.Background()
+		if err := errors.Join(g.Kill(ctx), g.Remove(ctx)); err != nil {
+			t.Error(err)
+		}
+		if names, err := h.List(filepath.Dir(g.Path())); len(names) != 0 || err != nil {
+			t.Errorf("List after Remove = %q, %v; want none in any hierarchy", names, err)
+		}
+	}
 }
 
 func TestPoke(t *testing.T) {

@@ -143,7 +143,9 @@ func (l *Leaf) FD() int {
 // leaf; children that it forks are born there. The caller has locked the
 // goroutine to its thread and never unlocks it, so that the thread ends with
 // the goroutine: after an error too, for the thread may be in some hierarchies
-// and not in others. Until it has ended, Remove returns EBUSY. V1 only.
+// and not in others. Until it has ended, Remove returns EBUSY. It must not be
+// the process's first thread, which Go cannot end: pin main to it with
+// runtime.LockOSThread in an init function. V1 only.
 func (l *Leaf) Enter() error {
 	if l.box.mode != V1 {
 		return ErrMode
