@@ -46,7 +46,7 @@ var verdicts = [...]verdict{
 	SessionLost:    {74, "your session was ended: its container was stopped"},
 	Busy:           {75, "too many of your logins are under way at once; please try again in a moment"},
 	Protocol:       {76, "your login service speaks another version; please log in again, or tell the administrator"},
-	Refused:        {77, "you may not log in here%s"},
+	Refused:        {77, "you may not log in here"},
 	NoImage:        {66, "your container's image%s is not installed; please tell the administrator"},
 	HomeUnusable:   {79, "your home directory cannot be used%s; please tell the administrator"},
 	Setuid:         {78, "refusing to run set-uid or set-gid; the administrator should run: chmod ug-s on carrelsh"},
@@ -66,18 +66,19 @@ func (f Failure) Status() int {
 	return verdicts[f].status
 }
 
-// Sentence returns one plain sentence for the user, without a full stop or
-// newline. detail may be empty.
+// Sentence returns one plain sentence for the user, without a newline. detail
+// is the Reply's and may be empty; for Refused it is the sentence itself.
 func (f Failure) Sentence(detail string) string {
 	text := verdicts[Internal].sentence
 	if int(f) < len(verdicts) {
 		text = verdicts[f].sentence
 	}
+	if f == Refused && detail != "" {
+		return detail
+	}
 	for i := 0; i+1 < len(text); i++ {
 		if text[i] == '%' && text[i+1] == 's' {
-			if detail != "" && f == Refused {
-				detail = ": " + detail
-			} else if detail != "" {
+			if detail != "" {
 				detail = " (" + detail + ")"
 			}
 			return text[:i] + detail + text[i+2:]

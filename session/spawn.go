@@ -100,19 +100,3 @@ func DecodeReply(frame []byte) (*Reply, error) {
 	r.Shell, r.Detail = Printable(r.Shell, 256), Printable(r.Detail, 256)
 	return r, nil
 }
-
-// Printable returns s, cut to limit bytes, with every byte that is not
-// printable ASCII replaced by '?': what strangers wrote must not drive the
-// reader's terminal (CVE-2003-0063 and its many children).
-func Printable(s string, limit int) string {
-	if len(s) > limit {
-		s = s[:limit]
-	}
-	clean := []byte(s)
-	for i, c := range clean {
-		if c < 0x20 || c > 0x7e {
-			clean[i] = '?'
-		}
-	}
-	return string(clean)
-}

@@ -75,11 +75,15 @@ func sysMap(maps []Map) []syscall.SysProcIDMap {
 }
 
 // Clone returns a detached, id-mapped copy of the mount at the directory dir,
-// submounts not included. attrs are more MOUNT_ATTR_* bits, such as
+// with the mounts below it if recursive. attrs are more MOUNT_ATTR_* bits, such as
 // MOUNT_ATTR_RDONLY. The copy vanishes when the descriptor is closed, unless
 // Attach gave it a place first. The caller closes it.
-func Clone(dir string, userns *os.File, attrs uint64) (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+func Clone(dir string, userns *os.File, attrs uint64, recursive bool) (*os.File, error) {
+	var below uint
+	if recursive {
+		below = unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW|below)
 	if err != nil {
 		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
 	}
@@ -88,7 +92,7 @@ func Clone(dir string, userns *os.File, attrs uint64) (*os.File, error) {
 		Attr_set:  attrs | unix.MOUNT_ATTR_IDMAP,
 		Userns_fd: uint64(userns.Fd()),
 	}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|below, &attr); err != nil {
 		tree.Close()
 		return nil, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
 	}

@@ -1,0 +1,65 @@
+// Carrel-runtime creates or deletes one container and exits. carreld starts
+// it with an environment built from nothing, in a mount namespace of its own;
+// nobody else has a use for it. It is the only binary that links libcontainer.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	// Runs before main and turns the process into the container's first one
+	// when libcontainer executes it again.
+	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+
+	"github.com/carrel-sh/carrel/sandbox/runtime"
+	"github.com/carrel-sh/carrel/sandbox/spec"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "init" {
+		runtime.Init()
+	}
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run takes an order from stdin and answers on stdout.
+func run(args []string) error {
+	if len(args) != 1 {
+		return errors.New("usage: carrel-runtime create|delete (started by carreld)")
+	}
+	in := json.NewDecoder(os.Stdin)
+	in.DisallowUnknownFields()
+	switch args[0] {
+	case "create":
+		var order spec.Create
+		if err := in.Decode(&order); err != nil {
+			return err
+		}
+		created, err := runtime.Create(&order, inherited(order.Boxes), os.Stderr)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(created)
+	case "delete":
+		var order spec.Delete
+		if err := in.Decode(&order); err != nil {
+			return err
+		}
+		return runtime.Delete(&order)
+	}
+	return fmt.Errorf("unknown order %q", args[0])
+}
+
+// inherited returns the descriptors that are handed on to carrel-init.
+func inherited(boxes int) []*os.File {
+	var files []*os.File
+	for fd := spec.ListenerFD; fd < spec.FirstBoxFD+boxes; fd++ {
+		files = append(files, os.NewFile(uintptr(fd), "inherited"))
+	}
+	return files
+}

@@ -1,0 +1,80 @@
+// Package spec says what one container is made of: the order that carreld
+// gives to carrel-runtime, one JSON object on its standard input, and the
+// answer on its standard output. Both sides are ours and run as root; what a
+// user, an image or a policy contributes has been decided and checked by then.
+package spec
+
+import "github.com/carrel-sh/carrel/internal/idmap"
+
+// The descriptors that carrel-runtime inherits besides 0, 1 and 2, and hands on
+// to carrel-init under the same numbers. Directories of the user's cgroup
+// follow the last one.
+const (
+	ListenerFD = 3 // SOCK_SEQPACKET, listening
+	BootFD     = 4 // a pipe with one session.Boot in it
+	FirstBoxFD = 5
+)
+
+// Create is the order to create and start a container.
+type Create struct {
+	ID       string      `json:"id"`       // such as "u1000"
+	StateDir string      `json:"stateDir"` // libcontainer's, below /run
+	StageDir string      `json:"stageDir"` // an empty directory that everybody may traverse
+	UIDMap   []idmap.Map `json:"uidMap"`
+	GIDMap   []idmap.Map `json:"gidMap"`
+	Hostname string      `json:"hostname"`
+
+	Root Root  `json:"root"`
+	Home *Home `json:"home,omitempty"` // nil: no home
+
+	InitPath   string `json:"initPath"`   // of carrel-init on the host
+	CgroupPath string `json:"cgroupPath"` // absolute; the leaf of init
+	CgroupV2   bool   `json:"cgroupV2"`
+	Boxes      int    `json:"boxes"` // number of descriptors from FirstBoxFD
+	PtyMax     int    `json:"ptyMax"`
+	ShmBytes   int64  `json:"shmBytes"`
+	RunBytes   int64  `json:"runBytes"`
+}
+
+// Root is the root file system.
+type Root struct {
+	// Layers are directories with unshifted owners, top first; at least one,
+	// at most 127. They are id-mapped and read-only.
+	Layers []string `json:"layers"`
+	// Upper and Work are the user's own layer and overlayfs's scratch
+	// directory beside it, with owners already shifted.
+	Upper string `json:"upper"`
+	Work  string `json:"work"`
+	// Binds are read-only, id-mapped directories of the host.
+	Binds []Bind `json:"binds,omitempty"`
+}
+
+// A Bind shows a directory of the host inside, read-only.
+type Bind struct {
+	Source string `json:"source"`
+	Target string `json:"target"`
+	// Recursive shows what is mounted below Source, too.
+	Recursive bool `json:"recursive,omitempty"`
+}
+
+// Home is the user's home directory. Of its owners only the user is mapped, so
+// that root of the container cannot leave a set-uid file of root's behind
+// (CVE-2025-64507).
+type Home struct {
+	Source string    `json:"source"`
+	Target string    `json:"target"`
+	UID    idmap.Map `json:"uid"`
+	GID    idmap.Map `json:"gid"`
+}
+
+// Delete is the order to remove what is left of a container whose init has
+// ended.
+type Delete struct {
+	ID       string `json:"id"`
+	StateDir string `json:"stateDir"`
+}
+
+// Created is the answer to Create.
+type Created struct {
+	InitPID int `json:"initPid"` // in the host's PID namespace
+}

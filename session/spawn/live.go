@@ -1,0 +1,171 @@
+package spawn
+
+import (
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
+)
+
+// live is a session whose first process runs.
+type live struct {
+	server  *Server
+	pid     int // of the first process; also its session and process group
+	leaf    Leaf
+	tty     bool
+	control *os.File
+	outward []int // until they are handed out
+
+	over chan struct{} // closed when the first process has ended
+}
+
+// add takes a started session into the books.
+func (s *Server) add(l *live) {
+	l.over = make(chan struct{})
+	s.mu.Lock()
+	s.live[l.pid] = l
+	s.mu.Unlock()
+	s.reaper.watch(l.pid, func(status unix.WaitStatus) { s.ended(l, status) })
+}
+
+// ended tells the client how the session's first process ended.
+func (s *Server) ended(l *live, status unix.WaitStatus) {
+	exit := session.Exit{Status: uint8(status.ExitStatus())}
+	if status.Signaled() {
+		exit = session.Exit{Signal: uint8(status.Signal())}
+	}
+	_, _ = l.control.Write(exit.Encode())
+	close(l.over)
+	s.mu.Lock()
+	delete(s.live, l.pid)
+	idle := len(s.live) == 0
+	s.mu.Unlock()
+	if l.leaf != nil {
+		s.discard(l.leaf)
+	}
+	if idle {
+		s.trim()
+	}
+}
+
+// discard removes the leaf of an ended session as soon as it is empty.
+func (s *Server) discard(leaf Leaf) {
+	s.mu.Lock()
+	s.lingers = append(s.lingers, leaf)
+	s.mu.Unlock()
+	s.sweep()
+}
+
+// sweep removes the leaves of ended sessions that have become empty. A leaf
+// stays while a background process of its session lives.
+func (s *Server) sweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := s.lingers[:0]
+	for _, leaf := range s.lingers {
+		if leaf.Remove() != nil {
+			kept = append(kept, leaf)
+		} else {
+			leaf.Close()
+		}
+	}
+	clear(s.lingers[len(kept):])
+	s.lingers = kept
+}
+
+// trim gives the heap back to the kernel once no session has run for a
+// moment; it would otherwise keep what the busiest hour needed.
+func (s *Server) trim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trimming == nil {
+		s.trimming = time.AfterFunc(trimTime, debug.FreeOSMemory)
+		return
+	}
+	s.trimming.Reset(trimTime)
+}
+
+const trimTime = 500 * time.Millisecond
+
+// listen obeys the client until either end of the session is gone.
+func (l *live) listen() {
+	defer l.control.Close()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		buf := make([]byte, 64)
+		for {
+			n, err := l.control.Read(buf)
+			if err != nil || n == 0 {
+				return
+			}
+			if sig, err := session.DecodeSignal(buf[:n]); err == nil {
+				l.signal(unix.Signal(sig.Number))
+			}
+		}
+	}()
+	select {
+	case <-l.over:
+	case <-gone:
+		l.vanished()
+	}
+}
+
+// signal sends sig to the terminal's foreground process group, or to the
+// group of the first process where there is no terminal.
+func (l *live) signal(sig unix.Signal) {
+	group := l.pid
+	if l.tty {
+		if st, err := readStat(l.pid); err == nil && st.foreground > 0 {
+			group = st.foreground
+		}
+	}
+	_ = unix.Kill(-group, sig)
+}
+
+// vanished ends the session of a client that is gone: SIGHUP, as a terminal
+// that is hung up sends it, time to obey, and SIGKILL for whatever is still in
+// the session. A process that left it with setsid(2), as daemons and tmux do,
+// stays.
+func (l *live) vanished() {
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGCONT} {
+		for _, pid := range l.members() {
+			_ = unix.Kill(pid, sig)
+		}
+	}
+	deadline := time.Now().Add(hangupTime)
+	for pause := 5 * time.Millisecond; len(l.members()) > 0; pause = min(2*pause, time.Second) {
+		time.Sleep(pause)
+		if time.Now().After(deadline) {
+			for _, pid := range l.members() {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		if time.Now().After(deadline.Add(hangupTime)) {
+			break // stuck in the kernel; the leaf keeps them in sight
+		}
+	}
+	l.server.sweep()
+}
+
+// members returns the processes that are still in the session. The leaf says
+// which to look at; without one all are.
+func (l *live) members() []int {
+	pids, err := everyPid()
+	if l.leaf != nil {
+		pids, err = l.leaf.Pids()
+	}
+	if err != nil {
+		return nil
+	}
+	var in []int
+	for _, pid := range pids {
+		if st, err := readStat(pid); err == nil && st.session == l.pid && pid != 1 {
+			in = append(in, pid)
+		}
+	}
+	return in
+}

@@ -1,0 +1,272 @@
+package spawn
+
+import (
+	"os"
+	"path"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
+)
+
+// ends are the descriptors of a new session: what its first process gets as
+// 0, 1 and 2, and what goes out to the client. All are close-on-exec.
+type ends struct {
+	inside  [3]int
+	outward []int
+	control int // ours
+	tty     string
+}
+
+// start makes the session's ends and starts its first process. It returns nil
+// and a reply with a Failure if that did not go.
+func (s *Server) start(spawn *session.Spawn) (*live, *session.Reply) {
+	e, err := open(spawn)
+	if err != nil {
+		return nil, &session.Reply{Failure: session.Internal}
+	}
+	defer e.closeInside()
+	var leaf Leaf
+	if s.newLeaf != nil {
+		if leaf, err = s.newLeaf(leafName(spawn.ID)); err != nil {
+			e.closeOutward()
+			return nil, &session.Reply{Failure: session.Internal}
+		}
+	}
+	l := &live{server: s, leaf: leaf, outward: e.outward, tty: spawn.Streams.Tty}
+	shell, failure := s.fork(spawn, e, l)
+	if failure != session.None {
+		e.closeOutward()
+		if leaf != nil {
+			s.discard(leaf)
+		}
+		return nil, &session.Reply{Failure: failure}
+	}
+	l.control = os.NewFile(uintptr(e.control), "control")
+	s.add(l)
+	reply := &session.Reply{}
+	if shell != spawn.Shells[0] {
+		reply.Shell = shell
+	}
+	return l, reply
+}
+
+// fork runs the first shell that can be executed. The thread that forks is
+// thrown away afterwards: on cgroup v1 it sits in the session's leaf.
+func (s *Server) fork(spawn *session.Spawn, e *ends, l *live) (string, session.Failure) {
+	type result struct {
+		shell   string
+		failure session.Failure
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with us
+		s.forking.Lock()
+		defer s.forking.Unlock()
+		watch := time.AfterFunc(forkTime, s.killUnborn)
+		defer watch.Stop()
+		if l.leaf != nil && l.leaf.FD() < 0 {
+			if err := l.leaf.Enter(); err != nil {
+				done <- result{failure: session.Internal}
+				return
+			}
+		}
+		unix.Umask(int(spawn.Umask))
+		shell, pid, failure := execFirst(spawn, e, l.leaf, s.reaper)
+		unix.Umask(0o022)
+		l.pid = pid
+		done <- result{shell, failure}
+	}()
+	r := <-done
+	return r.shell, r.failure
+}
+
+// execFirst tries the shells in turn, in the home and, if nothing can be
+// executed from there, in "/": a home that cannot be entered must not cost
+// the login.
+func execFirst(spawn *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int, session.Failure) {
+	attr := &syscall.ProcAttr{
+		Files: []uintptr{uintptr(e.inside[0]), uintptr(e.inside[1]), uintptr(e.inside[2])},
+		Sys: &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: spawn.UID, Gid: spawn.GID, Groups: spawn.Groups},
+			Setsid:     true,
+			Setctty:    spawn.Streams.Tty,
+			Ctty:       0,
+		},
+	}
+	if leaf != nil && leaf.FD() >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, leaf.FD()
+	}
+	failure := session.NoShell
+	for _, dir := range []string{spawn.Home, "/"} {
+		for _, shell := range spawn.Shells {
+			attr.Dir, attr.Env = dir, environ(spawn, shell, e.tty)
+			pid, err := r.fork(func() (int, error) { return syscall.ForkExec(shell, argv(spawn, shell), attr) })
+			switch err {
+			case nil:
+				return shell, pid, session.None
+			case unix.EAGAIN: // fork(2): pids.max or RLIMIT_NPROC
+				return "", 0, session.ProcessLimit
+			case unix.E2BIG:
+				return "", 0, session.TooLong
+			case unix.ENOENT, unix.ENOTDIR:
+			default:
+				failure = session.NotExecutable
+			}
+		}
+	}
+	return "", 0, failure
+}
+
+// argv is the shell's: a leading '-' says login (bash(1), INVOCATION).
+func argv(spawn *session.Spawn, shell string) []string {
+	name := path.Base(shell)
+	if spawn.Command.Login {
+		name = "-" + name
+	}
+	if !spawn.Command.HasText {
+		return []string{name}
+	}
+	return append([]string{name, "-c", spawn.Command.Text}, spawn.Command.Args...)
+}
+
+func environ(spawn *session.Spawn, shell, tty string) []string {
+	env := append(make([]string, 0, len(spawn.Env)+2), spawn.Env...)
+	env = append(env, "SHELL="+shell)
+	if tty != "" {
+		env = append(env, "SSH_TTY="+tty)
+	}
+	return env
+}
+
+// open makes the ends of a session.
+func open(spawn *session.Spawn) (*ends, error) {
+	control, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	_ = unix.SetNonblock(control[0], true) // ours; the client's blocks
+	e := &ends{inside: [3]int{-1, -1, -1}, control: control[0], outward: []int{control[1]}}
+	if spawn.Streams.Tty {
+		err = e.openTerminal(spawn)
+	} else {
+		err = e.openPipes(spawn)
+	}
+	if err != nil {
+		e.closeInside()
+		e.closeOutward()
+		return nil, err
+	}
+	return e, nil
+}
+
+// openTerminal makes a terminal of the container's own devpts. The slave is
+// opened from the master (TIOCGPTPEER, Linux 4.13), never by its name.
+func (e *ends) openTerminal(spawn *session.Spawn) error {
+	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/ptmx", Err: err}
+	}
+	e.outward = append(e.outward, master)
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return os.NewSyscallError("ioctl TIOCSPTLCK", err)
+	}
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER,
+		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return os.NewSyscallError("ioctl TIOCGPTPEER", errno)
+	}
+	slave := int(peer)
+	e.inside[0] = slave
+	setTerminal(slave, spawn.Terminal)
+	if err := unix.Fchown(slave, int(spawn.UID), ttyGroup); err != nil {
+		return os.NewSyscallError("fchown", err)
+	}
+	e.tty = ttyName(master)
+	if e.inside[1], err = unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	if spawn.Streams.SplitStderr {
+		return e.openPipe(2, spawn)
+	}
+	if e.inside[2], err = unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	return nil
+}
+
+// ttyGroup is the group that owns terminals, as devpts is mounted: 5 in
+// every distribution since the FHS of 2004; mesg(1) works by it.
+const ttyGroup = 5
+
+// setTerminal gives the terminal its size and modes before anything runs in
+// it, so that the first prompt is right.
+func setTerminal(slave int, t session.Terminal) {
+	_ = unix.IoctlSetWinsize(slave, unix.TIOCSWINSZ, &unix.Winsize{
+		Row: t.Size.Rows, Col: t.Size.Cols, Xpixel: t.Size.XPixel, Ypixel: t.Size.YPixel,
+	})
+	modes, err := unix.IoctlGetTermios(slave, unix.TCGETS)
+	if err != nil || !t.HasModes {
+		return
+	}
+	modes.Iflag, modes.Oflag, modes.Lflag = t.Modes.Iflag, t.Modes.Oflag, t.Modes.Lflag
+	// Of the control modes the speed stays: a terminal of speed 0 is hung up.
+	modes.Cflag = modes.Cflag&unix.CBAUD | t.Modes.Cflag&^unix.CBAUD
+	modes.Cc = t.Modes.Cc
+	_ = unix.IoctlSetTermios(slave, unix.TCSETS, modes)
+}
+
+// openPipes makes three pipes, so that each stream can end by itself.
+func (e *ends) openPipes(spawn *session.Spawn) error {
+	for i := range e.inside {
+		if err := e.openPipe(i, spawn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openPipe makes the pipe for the session's descriptor i. It belongs to the
+// user, or opening /dev/stdout anew would be refused (pipe(7), proc(5)).
+func (e *ends) openPipe(i int, spawn *session.Spawn) error {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	inside, outside := p[1], p[0]
+	if i == 0 {
+		inside, outside = p[0], p[1]
+	}
+	e.inside[i], e.outward = inside, append(e.outward, outside)
+	if err := unix.Fchown(inside, int(spawn.UID), int(spawn.GID)); err != nil {
+		return os.NewSyscallError("fchown", err)
+	}
+	return nil
+}
+
+func (e *ends) closeInside() {
+	for _, fd := range e.inside {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+func (e *ends) closeOutward() {
+	_ = unix.Close(e.control)
+	for _, fd := range e.outward {
+		_ = unix.Close(fd)
+	}
+}
+
+func ttyName(master int) string {
+	n, err := unix.IoctlGetUint32(master, unix.TIOCGPTN)
+	if err != nil {
+		return ""
+	}
+	return "/dev/pts/" + strconv.FormatUint(uint64(n), 10)
+}
