@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,4 +129,10 @@ func (a Account) WriteHome(name, content string) error {
 		return err
 	}
 	return os.Chown(path, int(a.UID), int(a.GID))
+}
+
+// Remove removes an account before Close does.
+func (h *Host) Remove(a Account) error {
+	h.accounts = slices.DeleteFunc(h.accounts, func(other Account) bool { return other.Name == a.Name })
+	return a.remove()
 }

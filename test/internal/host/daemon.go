@@ -166,3 +166,6 @@ func (d *Daemon) Descriptors() ([]string, error) {
 	slices.Sort(targets)
 	return targets, nil
 }
+
+// LogTail returns the end of carreld's log.
+func (h *Host) LogTail() string { return string(tail(filepath.Join(h.Dir, "carreld.log"))) }
