@@ -38,11 +38,11 @@ func (s Settings) clone() Settings {
 // Limits are the resources of one user, all sessions together. All but
 // CPUQuotaMicros and SwapBytes are positive in a Config that Load returned.
 type Limits struct {
-	MemoryBytes    int64  // of RAM
-	SwapBytes      int64  // of swap, besides MemoryBytes; 0: no swap
-	CPUWeight      uint64 // 1 to 10000; the share when the CPUs are busy, 100 is everybody's
-	CPUQuotaMicros int64  // of CPU time in each CPUPeriodMicros; 0: no quota
-	Pids           int64  // processes and threads
+	MemoryBytes    int64  `json:"memory_bytes"`     // of RAM
+	SwapBytes      int64  `json:"swap_bytes"`       // of swap, besides MemoryBytes; 0: no swap
+	CPUWeight      uint64 `json:"cpu_weight"`       // 1 to 10000; the share when the CPUs are busy, 100 is everybody's
+	CPUQuotaMicros int64  `json:"cpu_quota_micros"` // of CPU time in each CPUPeriodMicros; 0: no quota
+	Pids           int64  `json:"pids"`             // processes and threads
 }
 
 // CPUPeriodMicros is the period that Limits.CPUQuotaMicros counts in, the

@@ -25,6 +25,7 @@ const (
 	maxEnvBytes    = 4096
 	maxNameBytes   = 64
 	maxMessage     = 512
+	maxImage       = 120
 	maxPathBytes   = 4095 // PATH_MAX with its NUL
 )
 
@@ -139,14 +140,12 @@ func oneOf[T ~string](dst *T, words ...T) func(string) *fault {
 	}
 }
 
-// An image is named like an OCI reference: components in lower case, then a
-// tag, then a digest.
-var imagePattern = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*` +
-	`(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+// The names that the image store takes, with an optional tag.
+var imagePattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,63})?$`)
 
 func imageName(dst *string) func(string) *fault {
 	return func(s string) *fault {
-		if len(s) > 255 || !imagePattern.MatchString(s) {
+		if len(s) > maxImage || !imagePattern.MatchString(s) {
 			return faultf(`write "host" or a name that "carrel image ls" shows`, "%q is not the name of an image", s)
 		}
 		*dst = s

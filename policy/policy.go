@@ -82,10 +82,10 @@ type Decision struct {
 	// /home/NAME; "/" without a home. When Home is config.HomeHost it is the
 	// directory of the host too. It is absolute and clean, but links in it are
 	// for the one who mounts to refuse, and so is a wrong owner.
-	HomePath string        `json:"homePath"`
+	HomePath string        `json:"home_path"`
 	Limits   config.Limits `json:"limits"`
 	// BestEffort lets the container start when the host cannot enforce a limit.
-	BestEffort bool `json:"bestEffort"`
+	BestEffort bool `json:"best_effort"`
 	// Env holds "NAME=value" entries for every session, sorted. They win over
 	// what the client asks for. The slice is the caller's, and never nil.
 	Env  []string `json:"env"`
