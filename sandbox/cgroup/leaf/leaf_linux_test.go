@@ -291,7 +291,8 @@ func (host host) run(t *testing.T, name string, controllers ...string) report {
 		}
 	}()
 	cmd := exec.Command("/proc/self/exe", strconv.Itoa(int(mode)), strconv.Itoa(len(dirs)))
-	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+	// The race detector would sleep a second at the end of each helper.
+	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0")
 	cmd.ExtraFiles = dirs
 	cmd.Stderr = os.Stderr
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: hostID, Size: 65536}}
