@@ -117,7 +117,7 @@ func (h *Host) Close() error {
 		errs = append(errs, a.remove())
 	}
 	h.accounts = nil
-	errs = append(errs, removeCgroup(h.Cgroup))
+	errs = append(errs, RemoveCgroup(h.Cgroup))
 	errs = append(errs, unmountBelow(h.Dir))
 	errs = append(errs, os.RemoveAll(h.Dir))
 	return errors.Join(errs...)

@@ -169,8 +169,8 @@ func cgroupDirs(cgroup string) ([]string, error) {
 	return dirs, nil
 }
 
-// removeCgroup kills what is left in the cgroup and removes it with all below.
-func removeCgroup(cgroup string) error {
+// RemoveCgroup kills what is left in the cgroup and removes it with all below.
+func RemoveCgroup(cgroup string) error {
 	dirs, err := cgroupDirs(cgroup)
 	if err != nil {
 		return err
