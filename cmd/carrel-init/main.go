@@ -57,7 +57,10 @@ func run() error {
 	if err := spawn.Setup(boot); err != nil {
 		return err
 	}
-	server := spawn.New(listener, newLeaf)
+	server, err := spawn.New(listener, newLeaf)
+	if err != nil {
+		return err
+	}
 	go server.Reap()
 	return server.Serve()
 }

@@ -114,9 +114,7 @@ func config(c *spec.Create) *configs.Config {
 		cfg.Devices = append(cfg.Devices, d)
 		cfg.Cgroups.Resources.Devices = append(cfg.Cgroups.Resources.Devices, &d.Rule)
 	}
-	for _, r := range terminals {
-		cfg.Cgroups.Resources.Devices = append(cfg.Cgroups.Resources.Devices, r)
-	}
+	cfg.Cgroups.Resources.Devices = append(cfg.Cgroups.Resources.Devices, terminals...)
 	cfg.Mounts = mounts(c)
 	return cfg
 }

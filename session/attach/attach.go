@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +64,6 @@ func Run(socket string, req *session.Request, notice func(string)) Outcome {
 	if err := send(conn, frame); err != nil {
 		return failed(session.NoAnswer)
 	}
-	signals := watchSignals() // while the daemon works
 	reply, fds, failure := receive(conn, req.Streams)
 	_ = unix.Close(conn)
 	if failure != session.None {
@@ -77,12 +75,13 @@ func Run(socket string, req *session.Request, notice func(string)) Outcome {
 	if reply.Shell != "" && notice != nil {
 		notice("the wanted shell is not in your container's image; this is " + reply.Shell)
 	}
+	s := &attached{control: fds[0], streams: req.Streams, tty: tty}
 	if tty != nil {
+		go s.forwardSignals(watchSignals()) // first, or one of them could leave the terminal raw
 		tty.raw()
 		defer tty.restore()
 	}
-	s := &attached{control: fds[0], streams: req.Streams, tty: tty}
-	return s.run(fds[1:], signals)
+	return s.run(fds[1:])
 }
 
 // attached is a session under way.
@@ -90,83 +89,202 @@ type attached struct {
 	control int
 	streams session.Streams
 	tty     *terminal
-	master  int // the container's terminal, if streams.Tty
+	in      int // terminal's master or stdin's pipe
 
-	// ended is closed... by closing the write end of a pipe: whoever polls the
-	// read end sees it.
-	ended  [2]int
-	isOver atomic.Bool
-	hungUp atomic.Bool
+	relays   sync.WaitGroup // goroutines that drain a stream
+	wake     [2]int         // a pipe; its write end is closed when the first process has ended
+	isOver   atomic.Bool
+	hungUp   atomic.Bool
+	watching bool // signals are caught
+}
+
+// An output is a stream from the session. It is relayed by the main loop
+// while it is a trickle, and by a goroutine of its own from then on.
+type output struct {
+	from, to int
+	done     bool // or somebody else's
 }
 
 // run relays until the end. ends are the descriptors after the control socket.
-func (s *attached) run(ends []int, signals <-chan os.Signal) Outcome {
-	if err := unix.Pipe2(s.ended[:], unix.O_CLOEXEC); err != nil {
+func (s *attached) run(ends []int) Outcome {
+	if err := unix.Pipe2(s.wake[:], unix.O_CLOEXEC); err != nil {
 		return failed(session.Internal)
 	}
-	in, out := ends[0], ends[0]
-	errs := -1
+	s.in = ends[0]
+	outs := []*output{{from: ends[0], to: 1}}
 	if !s.streams.Tty {
-		out, errs = ends[1], ends[2]
-	} else {
-		s.master = ends[0]
-		if s.streams.SplitStderr {
-			errs = ends[1]
-		}
+		outs = []*output{{from: ends[1], to: 1}, {from: ends[2], to: 2}}
+	} else if s.streams.SplitStderr {
+		outs = append(outs, &output{from: ends[1], to: 2})
 	}
-	go s.forwardSignals(signals)
-	go s.feed(in)
-	var relays sync.WaitGroup
-	relays.Go(func() { s.drain(1, out) })
-	if errs >= 0 {
-		relays.Go(func() { s.drain(2, errs) })
-	}
-	exit, failure := s.wait()
-	s.isOver.Store(true)
-	_ = unix.Close(s.ended[1])
-	relays.Wait()
+	exit, failure := s.loop(outs)
+	s.relays.Wait()
 	return Outcome{Exit: exit, Failure: failure}
 }
 
-// wait returns how the session's first process ended.
-func (s *attached) wait() (session.Exit, session.Failure) {
-	buf := make([]byte, 64)
+// signalDelay is how long a session without a terminal runs before signals
+// are caught. Until then a signal ends carrelsh, and with it the session, as
+// it would end a command; most commands are over by then, and catching costs
+// two threads.
+const signalDelay = 30 * time.Millisecond
+
+// loop waits for whatever comes first and handles what cannot block. Most
+// sessions write little or nothing, and never leave it.
+func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Failure) {
+	reading := true // descriptor 0, here
+	var small [smallest]byte
 	for {
-		n, err := read(s.control, buf)
-		if err != nil || n == 0 {
-			if s.hungUp.Load() {
-				return session.Exit{Signal: uint8(unix.SIGHUP)}, session.None
-			}
-			return session.Exit{}, session.SessionLost
+		fds := []unix.PollFd{{Fd: -1, Events: unix.POLLIN}, {Fd: -1, Events: unix.POLLIN}}
+		over := s.isOver.Load()
+		if !over {
+			fds[0].Fd = int32(s.control)
 		}
-		if exit, err := session.DecodeExit(buf[:n]); err == nil {
-			return exit, session.None
+		if reading && !over {
+			fds[1].Fd = 0
+		}
+		left := false
+		for _, o := range outs {
+			fd := int32(-1) // poll(2) passes over it
+			if !o.done {
+				fd, left = int32(o.from), true
+			}
+			fds = append(fds, unix.PollFd{Fd: fd, Events: unix.POLLIN})
+		}
+		if over && !left {
+			return exit, failure
+		}
+		n, err := unix.Poll(fds, s.timeout(over))
+		switch {
+		case err != nil: // EINTR
+			continue
+		case n == 0 && over:
+			return exit, failure // somebody holds the other end and says nothing
+		case n == 0:
+			s.watching = true
+			go s.forwardSignals(watchSignals())
+			continue
+		}
+		for i, o := range outs {
+			if fds[2+i].Revents != 0 {
+				s.forward(o, small[:])
+			}
+		}
+		if fds[1].Revents != 0 {
+			reading = false
+			s.startFeed(small[:])
+		}
+		if fds[0].Revents != 0 {
+			if exit, failure = s.ended(); failure == session.None || failure == session.SessionLost {
+				s.isOver.Store(true)
+				_ = unix.Close(s.wake[1])
+			}
 		}
 	}
 }
 
+// timeout is poll's, in milliseconds.
+func (s *attached) timeout(over bool) int {
+	switch {
+	case over:
+		return int(grace / time.Millisecond)
+	case !s.watching && s.tty == nil:
+		return int(signalDelay / time.Millisecond)
+	}
+	return -1
+}
+
+// ended reads the control socket: how the session's first process ended.
+func (s *attached) ended() (session.Exit, session.Failure) {
+	buf := make([]byte, 64)
+	n, err := read(s.control, buf)
+	if err == nil && n > 0 {
+		exit, err := session.DecodeExit(buf[:n])
+		if err != nil {
+			return exit, session.SessionLost
+		}
+		return exit, session.None
+	}
+	if s.hungUp.Load() {
+		return session.Exit{Signal: uint8(unix.SIGHUP)}, session.None
+	}
+	return session.Exit{}, session.SessionLost
+}
+
+// smallest is what a reader that poll(2) says is ready takes without blocking
+// the writer: any pipe has room for PIPE_BUF bytes, a terminal's output for
+// somewhat less (n_tty_poll in drivers/tty/n_tty.c).
+const smallest = 512
+
+// forward relays what is there. It hands the stream to a goroutine when there
+// is more than a little, or its reader is slow.
+func (s *attached) forward(o *output, buf []byte) {
+	n, err := read(o.from, buf)
+	if n <= 0 || err != nil { // EIO is the end of a terminal
+		o.done = true
+		_ = unix.Close(o.from)
+		return
+	}
+	ready := []unix.PollFd{{Fd: int32(o.to), Events: unix.POLLOUT}}
+	if n < len(buf) {
+		if _, err := unix.Poll(ready, 0); err == nil && ready[0].Revents&unix.POLLOUT != 0 {
+			if writeAll(o.to, buf[:n]) != nil {
+				o.done = true
+				_ = unix.Close(o.from)
+			}
+			return
+		}
+	}
+	o.done = true
+	first := append([]byte(nil), buf[:n]...)
+	s.relays.Go(func() { s.drain(o.to, o.from, first) })
+}
+
+// startFeed takes what descriptor 0 is ready to give. That is often its end,
+// which costs no goroutine.
+func (s *attached) startFeed(buf []byte) {
+	n, err := read(0, buf)
+	if n <= 0 || err != nil {
+		s.endFeed()
+		return
+	}
+	first := append([]byte(nil), buf[:n]...)
+	go s.feed(first)
+}
+
 // feed relays descriptor 0 inward.
-func (s *attached) feed(in int) {
+func (s *attached) feed(first []byte) {
+	defer s.endFeed()
+	if writeAll(s.in, first) != nil {
+		return
+	}
 	buf := make([]byte, block)
 	for {
 		n, err := read(0, buf)
 		if n <= 0 || err != nil {
-			break
+			return
 		}
-		if err := writeAll(in, buf[:n]); err != nil {
-			break
+		if writeAll(s.in, buf[:n]) != nil {
+			return
 		}
 	}
+}
+
+func (s *attached) endFeed() {
 	if s.streams.Tty {
 		// A terminal that ends has been hung up (tty_ioctl(4)).
 		s.hangup()
 		return
 	}
-	_ = unix.Close(in)
+	_ = unix.Close(s.in)
 }
 
 // drain relays the descriptor from outward to the descriptor to.
-func (s *attached) drain(to, from int) {
+func (s *attached) drain(to, from int, first []byte) {
+	// The writer inside learns that nobody reads: SIGPIPE, or a hang-up.
+	defer unix.Close(from)
+	if writeAll(to, first) != nil {
+		return
+	}
 	buf := make([]byte, block)
 	var after int
 	var since time.Time
@@ -176,34 +294,32 @@ func (s *attached) drain(to, from int) {
 			since = time.Now()
 		}
 		if over && after > drainBytes && time.Since(since) > drainTime {
-			break
+			return
 		}
 		ready, ok := s.await(from, over)
 		if !ok {
-			break
+			return
 		}
 		if !ready {
 			continue
 		}
 		n, err := read(from, buf)
-		if n <= 0 || err != nil { // EIO is the end of a terminal
-			break
+		if n <= 0 || err != nil {
+			return
 		}
 		if over {
 			after += n
 		}
-		if err := writeAll(to, buf[:n]); err != nil {
-			break
+		if writeAll(to, buf[:n]) != nil {
+			return
 		}
 	}
-	// The writer inside learns that nobody reads: SIGPIPE, or a hang-up.
-	_ = unix.Close(from)
 }
 
 // await waits until from can be read. It returns false, true when the first
 // process ended meanwhile, and false, false when nothing comes any more.
 func (s *attached) await(from int, over bool) (ready, ok bool) {
-	fds := []unix.PollFd{{Fd: int32(from), Events: unix.POLLIN}, {Fd: int32(s.ended[0])}}
+	fds := []unix.PollFd{{Fd: int32(from), Events: unix.POLLIN}, {Fd: int32(s.wake[0])}}
 	timeout := -1
 	if over {
 		fds, timeout = fds[:1], int(grace/time.Millisecond)

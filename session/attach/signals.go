@@ -23,12 +23,12 @@ func (s *attached) forwardSignals(c <-chan os.Signal) {
 		switch number, _ := sig.(syscall.Signal); number {
 		case unix.SIGWINCH:
 			if s.tty != nil {
-				s.tty.copySize(s.master)
+				s.tty.copySize(s.in)
 			}
 		case unix.SIGCONT:
 			if s.tty != nil { // whoever stopped us may have changed both
 				s.tty.raw()
-				s.tty.copySize(s.master)
+				s.tty.copySize(s.in)
 			}
 		case unix.SIGHUP:
 			s.hangup()

@@ -16,19 +16,30 @@ type live struct {
 	pid     int // of the first process; also its session and process group
 	leaf    Leaf
 	tty     bool
-	control *os.File
-	outward []int // until they are handed out
-
-	over chan struct{} // closed when the first process has ended
+	control int // ours until add, then that of controls
 }
 
 // add takes a started session into the books.
 func (s *Server) add(l *live) {
-	l.over = make(chan struct{})
 	s.mu.Lock()
 	s.live[l.pid] = l
 	s.mu.Unlock()
+	if err := s.controls.add(l.control, l.hear); err != nil {
+		// It cannot be signalled, and the end of its client goes unnoticed.
+		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")
+	}
 	s.reaper.watch(l.pid, func(status unix.WaitStatus) { s.ended(l, status) })
+}
+
+// hear obeys the client.
+func (l *live) hear(packet []byte) {
+	if packet == nil {
+		go l.vanished()
+		return
+	}
+	if sig, err := session.DecodeSignal(packet); err == nil {
+		l.signal(unix.Signal(sig.Number))
+	}
 }
 
 // ended tells the client how the session's first process ended.
@@ -37,8 +48,7 @@ func (s *Server) ended(l *live, status unix.WaitStatus) {
 	if status.Signaled() {
 		exit = session.Exit{Signal: uint8(status.Signal())}
 	}
-	_, _ = l.control.Write(exit.Encode())
-	close(l.over)
+	s.controls.finish(l.control, exit.Encode())
 	s.mu.Lock()
 	delete(s.live, l.pid)
 	idle := len(s.live) == 0
@@ -89,30 +99,6 @@ func (s *Server) trim() {
 }
 
 const trimTime = 500 * time.Millisecond
-
-// listen obeys the client until either end of the session is gone.
-func (l *live) listen() {
-	defer l.control.Close()
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		buf := make([]byte, 64)
-		for {
-			n, err := l.control.Read(buf)
-			if err != nil || n == 0 {
-				return
-			}
-			if sig, err := session.DecodeSignal(buf[:n]); err == nil {
-				l.signal(unix.Signal(sig.Number))
-			}
-		}
-	}()
-	select {
-	case <-l.over:
-	case <-gone:
-		l.vanished()
-	}
-}
 
 // signal sends sig to the terminal's foreground process group, or to the
 // group of the first process where there is no terminal.

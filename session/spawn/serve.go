@@ -2,6 +2,7 @@ package spawn
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -11,9 +12,9 @@ import (
 	"github.com/carrel-sh/carrel/session"
 )
 
-// Deadlines of one request.
+// Deadlines.
 const (
-	requestTime = 5 * time.Second
+	requestTime = 5 * time.Second // one request of carreld's
 	// forkTime bounds fork and exec. A user's process may stop the child
 	// between its change of ids and its exec, which would leave the forking
 	// thread waiting for ever.
@@ -37,12 +38,18 @@ type Leaf interface {
 }
 
 // A Server runs the sessions of one container.
+//
+// One thread accepts, reads, forks and replies: nothing is handed from thread
+// to thread while a login waits, and on cgroup v1 the thread that forks is the
+// one that sits in the session's leaf. A second thread waits for children, a
+// third for the clients' control sockets. All three sleep in the kernel when
+// nothing happens.
 type Server struct {
 	listener int
 	newLeaf  func(name string) (Leaf, error) // nil for none
-
-	reaper  *reaper
-	forking sync.Mutex // serialises forks; guards the process's umask
+	rest     Leaf                            // where the forking thread is between sessions; nil on v2
+	reaper   *reaper
+	controls *controls
 
 	mu       sync.Mutex
 	live     map[int]*live // by pid of the first process
@@ -52,17 +59,52 @@ type Server struct {
 
 // New returns a server for the inherited SOCK_SEQPACKET listener, which it
 // owns from now on. newLeaf makes the cgroup of a session; nil is for none.
-func New(listener int, newLeaf func(name string) (Leaf, error)) *Server {
-	return &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live)}
+func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error) {
+	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live)}
+	var err error
+	if s.controls, err = newControls(s.killUnborn); err != nil {
+		return nil, err
+	}
+	if err := s.makeRest(); err != nil {
+		return nil, err
+	}
+	return s, unix.SetNonblock(listener, false)
 }
+
+// makeRest makes the leaf in which the forking thread rests, so that those of
+// sessions can be removed. cgroup v2 clones into a leaf and moves no thread.
+func (s *Server) makeRest() error {
+	if s.newLeaf == nil {
+		return nil
+	}
+	rest, err := s.newLeaf("forker")
+	if err != nil {
+		return err
+	}
+	if rest.FD() < 0 {
+		s.rest = rest
+		return nil
+	}
+	rest.Close()
+	return rest.Remove()
+}
+
+// Reap collects children for ever; it keeps a thread of its own busy.
+func (s *Server) Reap() { s.reaper.run() }
 
 // Serve accepts requests until the listener fails, which ends the container.
 func (s *Server) Serve() error {
+	runtime.LockOSThread() // for ever; the process's umask is this thread's to change, too
+	go s.controls.run()
 	for {
-		fd, _, err := unix.Accept4(s.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		fd, _, err := unix.Accept4(s.listener, unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			go s.answer(fd)
+			s.answer(fd)
+			_ = unix.Close(fd)
+			if s.rest != nil {
+				_ = s.rest.Enter()
+			}
 		case unix.EINTR, unix.ECONNABORTED:
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
 			time.Sleep(10 * time.Millisecond)
@@ -72,15 +114,13 @@ func (s *Server) Serve() error {
 	}
 }
 
-// Reap collects children for ever; it keeps a thread of its own busy.
-func (s *Server) Reap() { s.reaper.run() }
-
-// answer serves one connection: one frame in, one out.
+// answer serves one connection: one frame in, one out. Only carreld can reach
+// the socket, and it sends at once.
 func (s *Server) answer(fd int) {
-	conn := os.NewFile(uintptr(fd), "request")
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(requestTime))
-	frame, err := readFrame(conn)
+	limit := unix.NsecToTimeval(int64(requestTime))
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+	frame, err := readFrame(fd)
 	if err != nil {
 		return
 	}
@@ -89,78 +129,65 @@ func (s *Server) answer(fd int) {
 		s.mu.Lock()
 		n := len(s.live)
 		s.mu.Unlock()
-		_, _ = conn.Write(session.Pong{Sessions: uint32(n)}.Encode())
+		_ = send(fd, session.Pong{Sessions: uint32(n)}.Encode(), nil)
 	case session.KindSpawn:
-		spawn, err := session.DecodeSpawn(frame)
+		order, err := session.DecodeSpawn(frame)
 		if err != nil {
-			_, _ = conn.Write((&session.Reply{Failure: session.Protocol}).Encode())
+			_ = send(fd, (&session.Reply{Failure: session.Protocol}).Encode(), nil)
 			return
 		}
-		s.serve(conn, spawn)
+		s.serve(fd, order)
 	}
 }
 
 // serve starts a session and hands its descriptors out.
-func (s *Server) serve(conn *os.File, spawn *session.Spawn) {
-	l, reply := s.start(spawn)
+func (s *Server) serve(fd int, order *session.Spawn) {
+	l, outward, reply := s.start(order)
 	if l == nil {
-		_, _ = conn.Write(reply.Encode())
+		_ = send(fd, reply.Encode(), nil)
 		return
 	}
 	// If the reply does not get out, the other end of the control socket is
 	// closed below, and the session ends as when a client vanishes.
-	_ = sendWith(conn, reply.Encode(), l.outward)
-	for _, fd := range l.outward {
+	_ = send(fd, reply.Encode(), outward)
+	for _, fd := range outward {
 		_ = unix.Close(fd)
 	}
-	l.listen()
+	s.add(l)
 }
 
 // readFrame reads one packet, whatever its size within the bound.
-func readFrame(f *os.File) ([]byte, error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var frame []byte
-	var failure error
-	err = raw.Read(func(fd uintptr) bool {
+func readFrame(fd int) ([]byte, error) {
+	for {
 		// The packet's length first, so that a small one costs little.
-		n, _, err := unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
-		if err == unix.EAGAIN {
-			return false
+		n, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		if err == unix.EINTR {
+			continue
 		}
-		if err == nil && n > session.MaxFrame {
-			err = session.ErrFrame
+		if err != nil {
+			return nil, err
 		}
-		if err == nil {
-			frame = make([]byte, n)
-			_, _, err = unix.Recvfrom(int(fd), frame, 0)
+		if n > session.MaxFrame {
+			return nil, session.ErrFrame
 		}
-		failure = err
-		return true
-	})
-	if err == nil {
-		err = failure
+		frame := make([]byte, n)
+		_, _, err = unix.Recvfrom(fd, frame, unix.MSG_DONTWAIT)
+		return frame, err
 	}
-	return frame, err
 }
 
-// sendWith sends a frame and descriptors.
-func sendWith(f *os.File, frame []byte, fds []int) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
+// send sends a frame and descriptors.
+func send(fd int, frame []byte, fds []int) error {
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
 	}
-	var failure error
-	err = raw.Write(func(fd uintptr) bool {
-		failure = unix.Sendmsg(int(fd), frame, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
-		return failure != unix.EAGAIN
-	})
-	if err == nil {
-		err = failure
+	for {
+		err := unix.Sendmsg(fd, frame, rights, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
 	}
-	return err
 }
 
 func leafName(id session.ID) string { return "s" + strconv.FormatUint(uint64(id), 10) }

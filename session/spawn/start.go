@@ -3,10 +3,8 @@ package spawn
 import (
 	"os"
 	"path"
-	"runtime"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,78 +21,63 @@ type ends struct {
 }
 
 // start makes the session's ends and starts its first process. It returns nil
-// and a reply with a Failure if that did not go.
-func (s *Server) start(spawn *session.Spawn) (*live, *session.Reply) {
-	e, err := open(spawn)
+// and a reply with a Failure if that did not go; else the descriptors to hand
+// out, which are the caller's.
+func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
+	e, err := open(order)
 	if err != nil {
-		return nil, &session.Reply{Failure: session.Internal}
+		return nil, nil, &session.Reply{Failure: session.Internal}
 	}
 	defer e.closeInside()
-	var leaf Leaf
+	l := &live{server: s, control: e.control, tty: order.Streams.Tty}
 	if s.newLeaf != nil {
-		if leaf, err = s.newLeaf(leafName(spawn.ID)); err != nil {
+		if l.leaf, err = s.newLeaf(leafName(order.ID)); err != nil {
+			l.leaf = nil
 			e.closeOutward()
-			return nil, &session.Reply{Failure: session.Internal}
+			return nil, nil, &session.Reply{Failure: session.Internal}
 		}
 	}
-	l := &live{server: s, leaf: leaf, outward: e.outward, tty: spawn.Streams.Tty}
-	shell, failure := s.fork(spawn, e, l)
+	shell, failure := s.fork(order, e, l)
 	if failure != session.None {
 		e.closeOutward()
-		if leaf != nil {
-			s.discard(leaf)
+		if l.leaf != nil {
+			s.discard(l.leaf)
 		}
-		return nil, &session.Reply{Failure: failure}
+		return nil, nil, &session.Reply{Failure: failure}
 	}
-	l.control = os.NewFile(uintptr(e.control), "control")
-	s.add(l)
 	reply := &session.Reply{}
-	if shell != spawn.Shells[0] {
+	if shell != order.Shells[0] {
 		reply.Shell = shell
 	}
-	return l, reply
+	return l, e.outward, reply
 }
 
-// fork runs the first shell that can be executed. The thread that forks is
-// thrown away afterwards: on cgroup v1 it sits in the session's leaf.
-func (s *Server) fork(spawn *session.Spawn, e *ends, l *live) (string, session.Failure) {
-	type result struct {
-		shell   string
-		failure session.Failure
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with us
-		s.forking.Lock()
-		defer s.forking.Unlock()
-		watch := time.AfterFunc(forkTime, s.killUnborn)
-		defer watch.Stop()
-		if l.leaf != nil && l.leaf.FD() < 0 {
-			if err := l.leaf.Enter(); err != nil {
-				done <- result{failure: session.Internal}
-				return
-			}
+// fork runs the first shell that can be executed.
+func (s *Server) fork(order *session.Spawn, e *ends, l *live) (string, session.Failure) {
+	s.controls.within(forkTime)
+	defer s.controls.within(0)
+	if l.leaf != nil && l.leaf.FD() < 0 {
+		if err := l.leaf.Enter(); err != nil {
+			return "", session.Internal
 		}
-		unix.Umask(int(spawn.Umask))
-		shell, pid, failure := execFirst(spawn, e, l.leaf, s.reaper)
-		unix.Umask(0o022)
-		l.pid = pid
-		done <- result{shell, failure}
-	}()
-	r := <-done
-	return r.shell, r.failure
+	}
+	unix.Umask(int(order.Umask))
+	defer unix.Umask(0o022)
+	shell, pid, failure := execFirst(order, e, l.leaf, s.reaper)
+	l.pid = pid
+	return shell, failure
 }
 
 // execFirst tries the shells in turn, in the home and, if nothing can be
 // executed from there, in "/": a home that cannot be entered must not cost
 // the login.
-func execFirst(spawn *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int, session.Failure) {
+func execFirst(order *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int, session.Failure) {
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(e.inside[0]), uintptr(e.inside[1]), uintptr(e.inside[2])},
 		Sys: &syscall.SysProcAttr{
-			Credential: &syscall.Credential{Uid: spawn.UID, Gid: spawn.GID, Groups: spawn.Groups},
+			Credential: &syscall.Credential{Uid: order.UID, Gid: order.GID, Groups: order.Groups},
 			Setsid:     true,
-			Setctty:    spawn.Streams.Tty,
+			Setctty:    order.Streams.Tty,
 			Ctty:       0,
 		},
 	}
@@ -102,10 +85,10 @@ func execFirst(spawn *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, leaf.FD()
 	}
 	failure := session.NoShell
-	for _, dir := range []string{spawn.Home, "/"} {
-		for _, shell := range spawn.Shells {
-			attr.Dir, attr.Env = dir, environ(spawn, shell, e.tty)
-			pid, err := r.fork(func() (int, error) { return syscall.ForkExec(shell, argv(spawn, shell), attr) })
+	for _, dir := range []string{order.Home, "/"} {
+		for _, shell := range order.Shells {
+			attr.Dir, attr.Env = dir, environ(order, shell, e.tty)
+			pid, err := r.fork(func() (int, error) { return syscall.ForkExec(shell, argv(order, shell), attr) })
 			switch err {
 			case nil:
 				return shell, pid, session.None
@@ -123,19 +106,19 @@ func execFirst(spawn *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int
 }
 
 // argv is the shell's: a leading '-' says login (bash(1), INVOCATION).
-func argv(spawn *session.Spawn, shell string) []string {
+func argv(order *session.Spawn, shell string) []string {
 	name := path.Base(shell)
-	if spawn.Command.Login {
+	if order.Command.Login {
 		name = "-" + name
 	}
-	if !spawn.Command.HasText {
+	if !order.Command.HasText {
 		return []string{name}
 	}
-	return append([]string{name, "-c", spawn.Command.Text}, spawn.Command.Args...)
+	return append([]string{name, "-c", order.Command.Text}, order.Command.Args...)
 }
 
-func environ(spawn *session.Spawn, shell, tty string) []string {
-	env := append(make([]string, 0, len(spawn.Env)+2), spawn.Env...)
+func environ(order *session.Spawn, shell, tty string) []string {
+	env := append(make([]string, 0, len(order.Env)+2), order.Env...)
 	env = append(env, "SHELL="+shell)
 	if tty != "" {
 		env = append(env, "SSH_TTY="+tty)
@@ -144,17 +127,16 @@ func environ(spawn *session.Spawn, shell, tty string) []string {
 }
 
 // open makes the ends of a session.
-func open(spawn *session.Spawn) (*ends, error) {
+func open(order *session.Spawn) (*ends, error) {
 	control, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
-	_ = unix.SetNonblock(control[0], true) // ours; the client's blocks
 	e := &ends{inside: [3]int{-1, -1, -1}, control: control[0], outward: []int{control[1]}}
-	if spawn.Streams.Tty {
-		err = e.openTerminal(spawn)
+	if order.Streams.Tty {
+		err = e.openTerminal(order)
 	} else {
-		err = e.openPipes(spawn)
+		err = e.openPipes(order)
 	}
 	if err != nil {
 		e.closeInside()
@@ -166,7 +148,7 @@ func open(spawn *session.Spawn) (*ends, error) {
 
 // openTerminal makes a terminal of the container's own devpts. The slave is
 // opened from the master (TIOCGPTPEER, Linux 4.13), never by its name.
-func (e *ends) openTerminal(spawn *session.Spawn) error {
+func (e *ends) openTerminal(order *session.Spawn) error {
 	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "/dev/ptmx", Err: err}
@@ -182,16 +164,16 @@ func (e *ends) openTerminal(spawn *session.Spawn) error {
 	}
 	slave := int(peer)
 	e.inside[0] = slave
-	setTerminal(slave, spawn.Terminal)
-	if err := unix.Fchown(slave, int(spawn.UID), ttyGroup); err != nil {
+	setTerminal(slave, order.Terminal)
+	if err := unix.Fchown(slave, int(order.UID), ttyGroup); err != nil {
 		return os.NewSyscallError("fchown", err)
 	}
 	e.tty = ttyName(master)
 	if e.inside[1], err = unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	if spawn.Streams.SplitStderr {
-		return e.openPipe(2, spawn)
+	if order.Streams.SplitStderr {
+		return e.openPipe(2, order)
 	}
 	if e.inside[2], err = unix.FcntlInt(uintptr(slave), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return os.NewSyscallError("fcntl", err)
@@ -221,9 +203,9 @@ func setTerminal(slave int, t session.Terminal) {
 }
 
 // openPipes makes three pipes, so that each stream can end by itself.
-func (e *ends) openPipes(spawn *session.Spawn) error {
+func (e *ends) openPipes(order *session.Spawn) error {
 	for i := range e.inside {
-		if err := e.openPipe(i, spawn); err != nil {
+		if err := e.openPipe(i, order); err != nil {
 			return err
 		}
 	}
@@ -232,7 +214,7 @@ func (e *ends) openPipes(spawn *session.Spawn) error {
 
 // openPipe makes the pipe for the session's descriptor i. It belongs to the
 // user, or opening /dev/stdout anew would be refused (pipe(7), proc(5)).
-func (e *ends) openPipe(i int, spawn *session.Spawn) error {
+func (e *ends) openPipe(i int, order *session.Spawn) error {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("pipe2", err)
@@ -242,7 +224,7 @@ func (e *ends) openPipe(i int, spawn *session.Spawn) error {
 		inside, outside = p[0], p[1]
 	}
 	e.inside[i], e.outward = inside, append(e.outward, outside)
-	if err := unix.Fchown(inside, int(spawn.UID), int(spawn.GID)); err != nil {
+	if err := unix.Fchown(inside, int(order.UID), int(order.GID)); err != nil {
 		return os.NewSyscallError("fchown", err)
 	}
 	return nil

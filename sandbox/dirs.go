@@ -1,0 +1,131 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/sandbox/idrange"
+)
+
+func (m *Manager) containerDir(uid uint32) string {
+	return filepath.Join(m.cfg.RunDir, "c", strconv.FormatUint(uint64(uid), 10))
+}
+
+func (m *Manager) userDir(uid uint32) string {
+	return filepath.Join(m.cfg.StateDir, "users", strconv.FormatUint(uint64(uid), 10))
+}
+
+func (m *Manager) runtimeDir() string  { return filepath.Join(m.cfg.RunDir, "runtime") }
+func (m *Manager) stageDir() string    { return filepath.Join(m.cfg.RunDir, "stage") }
+func (m *Manager) skeletonDir() string { return filepath.Join(m.cfg.StateDir, "skeleton") }
+
+// makeDirs makes the directories that all containers share.
+func (m *Manager) makeDirs() error {
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{
+		{m.cfg.StateDir, 0o711},
+		{filepath.Join(m.cfg.StateDir, "users"), 0o700},
+		{filepath.Join(m.cfg.StateDir, "homes"), 0o711},
+		{m.cfg.RunDir, 0o755},
+		{filepath.Join(m.cfg.RunDir, "c"), 0o700},
+		{m.runtimeDir(), 0o700},
+		{m.stageDir(), 0o755},
+	} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return err
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // whatever the umask
+			return err
+		}
+	}
+	if err := checkSearchable(m.cfg.RunDir); err != nil {
+		return err
+	}
+	return m.makeSkeleton()
+}
+
+// checkSearchable refuses a directory that the container's own root, whose
+// uid is nobody on the host, could not reach.
+func checkSearchable(path string) error {
+	for dir := path; dir != "/"; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("directory %q must be searchable by all: chmod a+x %s", dir, dir)
+		}
+	}
+	return nil
+}
+
+// makeSkeleton makes the layer that lies on top of every image: each place
+// where something is mounted as a real directory, so that an image with a
+// symlink there leads nobody astray (CVE-2025-52565, CVE-2026-41579).
+func (m *Manager) makeSkeleton() error {
+	for _, d := range []struct {
+		name string
+		mode os.FileMode
+	}{
+		{"", 0o755}, {"dev", 0o755}, {"etc", 0o755}, {"home", 0o755}, {"proc", 0o555}, {"run", 0o755}, {"sys", 0o555},
+		{"tmp", 0o777 | os.ModeSticky}, {"usr", 0o755},
+	} {
+		path := filepath.Join(m.skeletonDir(), d.name)
+		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if err := os.Chmod(path, d.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retireFormer puts aside what an account left whose uid now belongs to
+// another name. The owner of its layer tells: its ids are of another range. It
+// is kept for the administrator; nothing of it is ever used again. The layer
+// goes last, so that a crash in between leaves the sign standing.
+func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
+	var st unix.Stat_t
+	err := unix.Lstat(filepath.Join(m.userDir(uid), "upper"), &st)
+	if err == unix.ENOENT || (err == nil && (st.Uid == 0 || now.Contains(st.Uid))) {
+		return nil // 0: a crash came before its owner was set
+	}
+	if err != nil {
+		return &os.PathError{Op: "lstat", Path: m.userDir(uid), Err: err}
+	}
+	id := strconv.FormatUint(uint64(uid), 10)
+	for _, parent := range []string{"homes", "users"} {
+		dir := filepath.Join(m.cfg.StateDir, parent, id)
+		err := os.Rename(dir, fmt.Sprintf("%s.former-%d", dir, st.Uid))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := syncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	m.log.Warn("uid has a new name; its former owner's files were put aside", "uid", uid)
+	return nil
+}
+
+// writeJSON writes a file that appears whole or not at all.
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return err
+	}
+	temp := path + ".new"
+	if err := os.WriteFile(temp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}

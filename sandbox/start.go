@@ -1,0 +1,363 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/internal/idmap"
+	"github.com/carrel-sh/carrel/sandbox/cgroup"
+	"github.com/carrel-sh/carrel/sandbox/cgroup/leaf"
+	"github.com/carrel-sh/carrel/sandbox/idrange"
+	"github.com/carrel-sh/carrel/sandbox/spec"
+	"github.com/carrel-sh/carrel/session"
+)
+
+// A LimitsError says which limits the host cannot enforce.
+type LimitsError struct{ Unenforced []cgroup.Unenforced }
+
+func (e *LimitsError) Error() string {
+	return fmt.Sprintf("limits not in force: %v", e.Unenforced)
+}
+
+// build is a container that is being started. What it holds is given back by
+// close, whether the start went well or not.
+type build struct {
+	m        *Manager
+	s        Spec
+	dir      string
+	ids      idrange.Range
+	uids     []idmap.Map
+	gids     []idmap.Map
+	home     string
+	group    *cgroup.Group
+	lacking  []cgroup.Unenforced
+	listener *os.File
+	boxes    []*os.File
+	mode     leaf.Mode
+	log      *os.File
+}
+
+func (b *build) close() {
+	for _, f := range append(b.boxes, b.listener, b.log) {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// start makes the container. On an error everything is taken back.
+func (m *Manager) start(ctx context.Context, s Spec) (*Container, error) {
+	cgroup.Poke()
+	b := &build{m: m, s: s, dir: m.containerDir(s.User.UID)}
+	defer b.close()
+	c, err := b.run(ctx)
+	if err != nil {
+		// Not with ctx: its deadline may be what ended the start.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+		defer cancel()
+		return nil, errors.Join(err, m.clean(clean, s.User.UID))
+	}
+	return c, nil
+}
+
+func (b *build) run(ctx context.Context) (*Container, error) {
+	for _, step := range []func() error{b.assignIDs, b.makeDirs, b.makeCgroup, b.listen} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	created, err := b.create(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{dir: b.dir, group: b.group, record: record{
+		Version: recordVersion, User: b.s.User.Name, UID: b.s.User.UID,
+		InitPID: created.InitPID, BootID: bootID(), Started: time.Now(),
+		Image: b.s.Image, ImageID: b.s.ImageID, Digest: b.s.digest(),
+		RangeFirst: b.ids.First, GIDMap: b.gids, Limits: b.s.Limits, Unenforced: b.lacking,
+		HomePath: b.s.HomePath,
+	}}
+	if c.InitStart, err = processStart(created.InitPID); err != nil {
+		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())
+	}
+	if err := c.watch(); err != nil {
+		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())
+	}
+	return c, writeJSON(filepath.Join(b.dir, "record.json"), &c.record)
+}
+
+func (b *build) assignIDs() error {
+	ids, _, _, err := b.m.ids.Assign(b.s.User.UID, b.s.User.Name)
+	if err != nil {
+		return err
+	}
+	gids := []uint32{b.s.User.GID}
+	for _, g := range b.s.User.Groups {
+		if g.GID != b.s.User.GID {
+			gids = append(gids, g.GID)
+		}
+	}
+	var dropped []uint32
+	b.ids = ids
+	b.uids, b.gids, dropped, err = idrange.Map(ids, b.s.User.UID, gids)
+	if err != nil {
+		return err
+	}
+	if len(dropped) > 0 {
+		b.m.log.Warn("groups not mapped", "user", b.s.User.Name, "gids", dropped)
+	}
+	return nil
+}
+
+func (b *build) makeDirs() error {
+	if err := b.m.retireFormer(b.s.User.UID, b.ids); err != nil {
+		return err
+	}
+	user := b.m.userDir(b.s.User.UID)
+	for _, dir := range []string{b.dir, user} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	upper, work := filepath.Join(user, "upper"), filepath.Join(user, "work")
+	for _, dir := range []string{upper, work} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if err := os.Lchown(upper, int(b.ids.First), int(b.ids.First)); err != nil {
+		return err
+	}
+	var err error
+	b.home, err = b.m.home(b.s)
+	return err
+}
+
+func (b *build) makeCgroup() error {
+	group, lacking, err := cgroup.Create(b.m.cfg.CgroupParent, groupName(b.s.User.UID), b.s.Limits)
+	if err != nil {
+		return err
+	}
+	b.group, b.lacking = group, lacking
+	if len(lacking) > 0 {
+		if !b.s.BestEffort {
+			return &LimitsError{lacking}
+		}
+		b.m.log.Warn("limits not in force", "user", b.s.User.Name, "limits", fmt.Sprint(lacking))
+	}
+	if err := group.Delegate(b.ids.First, b.ids.First); err != nil {
+		return err
+	}
+	// One hierarchy is enough to know a session's processes; each more would
+	// cost every login.
+	b.boxes, b.mode, err = group.BoxDirs("pids")
+	return err
+}
+
+// listen makes the socket that carrel-init inherits. It is bound here, in a
+// directory of root's, and listens before init lives: a login that comes early
+// waits in its queue.
+func (b *build) listen() error {
+	path := filepath.Join(b.dir, "init.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	if b.listener, err = l.File(); err != nil {
+		return err
+	}
+	// File leaves the description blocking, as init wants it.
+	b.log, err = os.OpenFile(filepath.Join(b.dir, "log"), os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o600)
+	return err
+}
+
+// create runs carrel-runtime.
+func (b *build) create(ctx context.Context) (spec.Created, error) {
+	var created spec.Created
+	boot, err := b.boot()
+	if err != nil {
+		return created, err
+	}
+	defer boot.Close()
+	order, err := json.Marshal(b.order())
+	if err != nil {
+		return created, err
+	}
+	out, err := b.m.runtime(ctx, "create", order, b.log, append([]*os.File{b.listener, boot}, b.boxes...))
+	if err != nil {
+		return created, fmt.Errorf("%w%s", err, b.logged())
+	}
+	if err := json.Unmarshal(out, &created); err != nil {
+		return created, fmt.Errorf("carrel-runtime's answer: %w", err)
+	}
+	return created, nil
+}
+
+// boot returns the read end of a pipe that holds all init needs to know.
+func (b *build) boot() (*os.File, error) {
+	boot := session.Boot{
+		CgroupMode: uint8(b.mode), Boxes: uint8(len(b.boxes)), Hostname: b.s.Hostname,
+		Passwd: passwdLine(b.s), Groups: groupLines(b.s.User), Seccomp: b.m.seccomp,
+	}
+	frame, err := boot.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("boot message: %w", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	// It must fit, for the reader does not live yet; 1 MiB is what any
+	// process may have (pipe(7)), and root more.
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, max(len(frame), 64<<10)); err != nil {
+		r.Close()
+		return nil, os.NewSyscallError("fcntl F_SETPIPE_SZ", err)
+	}
+	if _, err := w.Write(frame); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (b *build) order() *spec.Create {
+	user := b.m.userDir(b.s.User.UID)
+	order := &spec.Create{
+		ID: groupName(b.s.User.UID), StateDir: b.m.runtimeDir(), StageDir: b.m.stageDir(),
+		UIDMap: b.uids, GIDMap: b.gids, Hostname: b.s.Hostname,
+		Root: spec.Root{
+			Layers: append([]string{b.m.skeletonDir()}, b.s.Layers...),
+			Upper:  filepath.Join(user, "upper"), Work: filepath.Join(user, "work"),
+			Binds: b.s.Binds,
+		},
+		InitPath:   filepath.Join(b.m.cfg.LibexecDir, "carrel-init"),
+		CgroupPath: filepath.Join(b.group.Box(), "init"), CgroupV2: b.mode == leaf.V2,
+		Boxes: len(b.boxes), PtyMax: b.s.PtyMax, ShmBytes: shmBytes, RunBytes: runBytes,
+	}
+	if order.PtyMax == 0 {
+		order.PtyMax = defaultPtyMax
+	}
+	if b.home != "" {
+		order.Home = &spec.Home{
+			Source: b.home, Target: b.s.HomePath,
+			UID: single(b.uids, b.s.User.UID), GID: single(b.gids, b.s.User.GID),
+		}
+	}
+	return order
+}
+
+// Sizes of what a container has of its own in memory, charged to its limit.
+const (
+	defaultPtyMax = 64 // of the host's kernel.pty.max of 4096
+	shmBytes      = 64 << 20
+	runBytes      = 16 << 20
+)
+
+// single returns the extent of one id: on disk it is the host's own, outside
+// it is what the map makes of it.
+func single(maps []idmap.Map, id uint32) idmap.Map {
+	for _, m := range maps {
+		if id >= m.Inside && id-m.Inside < m.Size {
+			return idmap.Map{Inside: id, Outside: m.Outside + (id - m.Inside), Size: 1}
+		}
+	}
+	return idmap.Map{}
+}
+
+// logged returns the end of the start's log for an error message.
+func (b *build) logged() string {
+	if b.log == nil {
+		return ""
+	}
+	const limit = 2048
+	buf := make([]byte, limit)
+	size, err := b.log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	n, _ := b.log.ReadAt(buf, max(0, size-limit))
+	text := strings.TrimSpace(string(bytes.ToValidUTF8(buf[:n], []byte("?"))))
+	if text == "" {
+		return ""
+	}
+	return fmt.Sprintf(": %q", text)
+}
+
+// runtime runs carrel-runtime with an order and returns its answer. Its
+// environment is empty, its descriptors are explicit and it has a mount
+// namespace of its own, from which nothing propagates back.
+func (m *Manager) runtime(ctx context.Context, verb string, order []byte, log *os.File, files []*os.File) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.startTime())
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(m.cfg.LibexecDir, "carrel-runtime"), verb)
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stdin = bytes.NewReader(order)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	cmd.Stderr = log
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true}
+	// The pipes of stdin and stdout may be held by what the runtime left.
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("carrel-runtime %s: %w", verb, err)
+	}
+	return out.Bytes(), nil
+}
+
+// passwdLine is the user's line of the container's /etc/passwd (passwd(5)).
+func passwdLine(s Spec) string {
+	return strings.Join([]string{
+		field(s.User.Name), "x", strconv.FormatUint(uint64(s.User.UID), 10), strconv.FormatUint(uint64(s.User.GID), 10),
+		"", field(s.HomePath), field(s.User.Shell),
+	}, ":")
+}
+
+func groupLines(u User) []string {
+	var lines []string
+	for _, g := range u.Groups {
+		if g.Name == "" {
+			continue
+		}
+		members := ""
+		if g.GID != u.GID {
+			members = field(u.Name)
+		}
+		lines = append(lines, strings.Join([]string{field(g.Name), "x", strconv.FormatUint(uint64(g.GID), 10), members}, ":"))
+	}
+	return lines
+}
+
+// field keeps a value from being two.
+func field(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ':' || r == '\n' || r == 0 {
+			return '_'
+		}
+		return r
+	}, s)
+}

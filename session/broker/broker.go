@@ -1,0 +1,234 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/accounts"
+	"github.com/carrel-sh/carrel/imagestore"
+	"github.com/carrel-sh/carrel/policy"
+	"github.com/carrel-sh/carrel/sandbox"
+	"github.com/carrel-sh/carrel/session"
+)
+
+// Limits of a broker.
+const (
+	// requestTime bounds the wait for the caller's request frame.
+	requestTime = 5 * time.Second
+	// spawnTime bounds what carrel-init takes for one session; its own
+	// deadline for fork and exec is shorter.
+	spawnTime = 5 * time.Second
+	// loginTime bounds a whole login, a cold start included.
+	loginTime = 30 * time.Second
+	// perUser is how many logins of one user may be under way, and total how
+	// many of all: each is a goroutine and a few descriptors.
+	perUser = 128
+	total   = 4096
+)
+
+// A Broker serves logins. The fields are set before Serve.
+type Broker struct {
+	Accounts  directory
+	Policy    func() *policy.Policy // the current one; called once a login
+	Images    store
+	Sandboxes sandboxes
+	Logger    *slog.Logger
+
+	nextID atomic.Uint64
+
+	mu     sync.Mutex
+	users  map[uint32]*user
+	count  int // logins under way
+	images map[string]*known
+}
+
+// A directory knows the host's accounts.
+type directory interface {
+	Lookup(ctx context.Context, uid uint32) (accounts.Account, error)
+}
+
+// A store knows what an image is made of.
+type store interface {
+	Mounts(ctx context.Context, name string) (imagestore.Mounts, error)
+}
+
+// sandboxes keeps the containers. Find is quick and takes no lock that a start
+// holds.
+type sandboxes interface {
+	Find(uid uint32) *sandbox.Container
+	Start(ctx context.Context, s sandbox.Spec) (*sandbox.Container, error)
+	Stop(ctx context.Context, uid uint32) error
+}
+
+// user is the state of one uid. starting is held while the container is being
+// started or stopped: whoever waits for it finds the container running.
+type user struct {
+	pending  int // logins under way; guarded by Broker.mu
+	starting chan struct{}
+}
+
+// Listen makes the login socket at path: for everybody, who the kernel names.
+func Listen(path string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Serve accepts logins until ctx ends. Logins under way are finished.
+func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
+	if err := refuseRights(l); err != nil {
+		return err
+	}
+	b.users = make(map[uint32]*user)
+	b.images = make(map[string]*known)
+	// Ids of a restarted daemon must not meet those of its predecessor, whose
+	// sessions still live.
+	b.nextID.Store(uint64(time.Now().UnixNano()))
+	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var logins sync.WaitGroup
+	defer logins.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+			logins.Go(func() { b.login(context.WithoutCancel(ctx), conn) })
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM),
+			errors.Is(err, unix.ECONNABORTED):
+			b.Logger.Error("accept login", "err", err)
+			time.Sleep(50 * time.Millisecond)
+		default:
+			return err
+		}
+	}
+}
+
+// refuseRights makes senders of descriptors get EPERM. Accepted sockets
+// inherit it.
+func refuseRights(l *net.UnixListener) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) {
+		// ENOPROTOOPT before Linux 6.16; then recvmsg without a place closes them.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0)
+	})
+}
+
+// login serves one caller.
+func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	defer func() {
+		// One login's fault must not end all others' daemon.
+		if r := recover(); r != nil {
+			b.Logger.Error("BUG: login panicked", "panic", r)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, loginTime)
+	defer cancel()
+	uid, err := peer(conn)
+	if err != nil {
+		b.Logger.Warn("login refused", "reason", "caller unknown", "err", err)
+		return
+	}
+	if !b.enter(uid) {
+		b.refuse(conn, uid, session.Busy, "", errors.New("too many logins under way"))
+		return
+	}
+	defer b.leave(uid)
+	_ = conn.SetDeadline(time.Now().Add(requestTime))
+	request, err := readRequest(conn)
+	if errors.Is(err, session.ErrFrame) {
+		b.refuse(conn, uid, session.Protocol, "", err)
+		return
+	}
+	if err != nil {
+		b.Logger.Info("login given up", "uid", uid, "err", err)
+		return
+	}
+	_ = conn.SetDeadline(time.Now().Add(loginTime))
+	if f := b.serve(ctx, conn, uid, request); f != nil {
+		b.refuse(conn, uid, f.code, f.detail, f.cause)
+	}
+}
+
+// refuse tells the caller why there is no session, and the log the cause.
+func (b *Broker) refuse(conn *net.UnixConn, uid uint32, code session.Failure, detail string, cause error) {
+	level := slog.LevelError
+	if code == session.Refused || code == session.Busy || code == session.Protocol {
+		level = slog.LevelWarn
+	}
+	b.Logger.Log(context.Background(), level, "login refused", "uid", uid, "status", code.Status(), "err", cause)
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = conn.Write((&session.Reply{Failure: code, Detail: detail}).Encode())
+}
+
+// enter counts a login of uid, false if there are too many.
+func (b *Broker) enter(uid uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.users[uid]
+	if u == nil {
+		u = &user{starting: make(chan struct{}, 1)}
+		b.users[uid] = u
+	}
+	if u.pending >= perUser || b.count >= total {
+		return false
+	}
+	u.pending++
+	b.count++
+	return true
+}
+
+func (b *Broker) leave(uid uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.count--
+	u := b.users[uid]
+	if u.pending--; u.pending == 0 {
+		delete(b.users, uid)
+	}
+}
+
+// exclusive runs f while nobody else starts or stops the container of uid.
+func (b *Broker) exclusive(ctx context.Context, uid uint32, f func() error) error {
+	b.mu.Lock()
+	u := b.users[uid]
+	if u == nil {
+		u = &user{starting: make(chan struct{}, 1)}
+		b.users[uid] = u
+	}
+	u.pending++ // keeps the entry
+	b.count++
+	b.mu.Unlock()
+	defer b.leave(uid)
+	select {
+	case u.starting <- struct{}{}:
+		defer func() { <-u.starting }()
+		return f()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop ends the container of uid, after a start that is under way.
+func (b *Broker) Stop(ctx context.Context, uid uint32) error {
+	return b.exclusive(ctx, uid, func() error { return b.Sandboxes.Stop(ctx, uid) })
+}

@@ -1,0 +1,264 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/accounts"
+	"github.com/carrel-sh/carrel/imagestore"
+	"github.com/carrel-sh/carrel/policy"
+	"github.com/carrel-sh/carrel/sandbox"
+	"github.com/carrel-sh/carrel/sandbox/cgroup"
+	"github.com/carrel-sh/carrel/sandbox/spec"
+	"github.com/carrel-sh/carrel/session"
+)
+
+// failure is why a login got no session: the code for the user, the cause for
+// the log.
+type failure struct {
+	code   session.Failure
+	detail string
+	cause  error
+}
+
+func fail(code session.Failure, detail string, cause error) *failure {
+	return &failure{code, detail, cause}
+}
+
+// serve decides and starts a session, nil if the caller has it.
+func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, request *session.Request) *failure {
+	account, err := b.Accounts.Lookup(ctx, uid)
+	if errors.Is(err, accounts.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		return fail(session.NoAnswer, "", err)
+	}
+	if err != nil {
+		return fail(session.UnknownAccount, "", err)
+	}
+	decision, err := b.Policy().Decide(policyRequest(account))
+	if err != nil {
+		return refusal(err)
+	}
+	wanted, f := b.wanted(ctx, account, decision)
+	if f != nil {
+		return f
+	}
+	// The second try is for a container that ended between being found and
+	// being asked.
+	for try := 0; ; try++ {
+		container, f := b.container(ctx, wanted)
+		if f != nil {
+			return f
+		}
+		reply, fds, err := b.spawn(ctx, container, b.order(container, wanted, decision, request))
+		if err != nil && try == 0 && ended(container) {
+			continue
+		}
+		if err != nil {
+			return fail(session.NoAnswer, "", fmt.Errorf("carrel-init: %w", err))
+		}
+		return b.deliver(conn, container, request, reply, fds)
+	}
+}
+
+func policyRequest(a accounts.Account) policy.Request {
+	account := policy.Account{Name: a.Name, UID: a.UID, GID: a.GID, Home: a.Home, Shell: a.Shell}
+	for _, g := range a.Groups {
+		account.Groups = append(account.Groups, policy.Group(g))
+	}
+	return policy.Request{Account: account}
+}
+
+func refusal(err error) *failure {
+	var refused *policy.Refusal
+	if errors.As(err, &refused) {
+		if refused.Code == policy.CodeHome {
+			return fail(session.HomeUnusable, "", err)
+		}
+		return fail(session.Refused, refused.Message, err)
+	}
+	return fail(session.Internal, "", err)
+}
+
+// ended waits a moment for the kernel to say that PID 1 has ended.
+func ended(c *sandbox.Container) bool {
+	select {
+	case <-c.Done():
+		return true
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
+}
+
+// wanted says what the user's container should look like.
+func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decision) (sandbox.Spec, *failure) {
+	mounts, err := b.mounts(ctx, d.Image, b.Sandboxes.Find(a.UID) != nil)
+	switch {
+	case errors.Is(err, imagestore.ErrNotFound):
+		return sandbox.Spec{}, fail(session.NoImage, d.Image, err)
+	case err != nil:
+		return sandbox.Spec{}, fail(startFailure(err), "", err)
+	}
+	s := sandbox.Spec{
+		User:  sandbox.User{Name: a.Name, UID: a.UID, GID: a.GID, Shell: d.Shell},
+		Image: d.Image, ImageID: string(mounts.ImageID), Layers: mounts.Layers,
+		Hostname: hostname(a.Name), Home: sandbox.HomeKind(d.Home), HomePath: d.HomePath,
+		Limits: cgroup.Limits{
+			MemoryBytes: d.Limits.MemoryBytes, SwapBytes: d.Limits.SwapBytes, CPUWeight: d.Limits.CPUWeight,
+			CPUQuotaMicros: d.Limits.CPUQuotaMicros, Pids: d.Limits.Pids,
+		},
+		BestEffort: d.BestEffort,
+	}
+	if s.Limits.SwapBytes == 0 {
+		s.Limits.SwapBytes = cgroup.NoSwap
+	}
+	for _, g := range a.Groups {
+		s.User.Groups = append(s.User.Groups, sandbox.Group{Name: g.Name, GID: g.GID})
+	}
+	for _, bind := range mounts.Binds {
+		s.Binds = append(s.Binds, spec.Bind{Source: bind.Source, Target: bind.Target, Recursive: bind.Recursive})
+	}
+	return s, nil
+}
+
+// hostname is the container's: the user's name and the host's short one, as
+// far as hostname(7) allows.
+func hostname(user string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "carrel"
+	}
+	host, _, _ = strings.Cut(host, ".")
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-':
+			return r
+		}
+		return '-'
+	}, user+"-"+host)
+	return strings.Trim(name[:min(len(name), 63)], "-")
+}
+
+// container returns the user's running container and starts it if there is
+// none, or if it is outdated and nobody is in it.
+func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (*sandbox.Container, *failure) {
+	uid := wanted.User.UID
+	if c := b.Sandboxes.Find(uid); c != nil && !c.Outdated(&wanted) {
+		return c, nil
+	}
+	var c *sandbox.Container
+	err := b.exclusive(ctx, uid, func() (err error) {
+		if c = b.Sandboxes.Find(uid); c != nil {
+			if !c.Outdated(&wanted) || b.inUse(ctx, c) {
+				return nil
+			}
+			b.Logger.Info("container outdated", "user", wanted.User.Name)
+		}
+		if err := b.Sandboxes.Stop(ctx, uid); err != nil {
+			return err
+		}
+		c, err = b.Sandboxes.Start(ctx, wanted)
+		return err
+	})
+	if err != nil {
+		return nil, fail(startFailure(err), "", err)
+	}
+	return c, nil
+}
+
+// inUse says that sessions run in the container, or that it does not say.
+func (b *Broker) inUse(ctx context.Context, c *sandbox.Container) bool {
+	pong, err := Ping(ctx, c)
+	return err != nil || pong.Sessions > 0
+}
+
+// startFailure is the user's half of why a container could not be started.
+func startFailure(err error) session.Failure {
+	var limits *sandbox.LimitsError
+	switch {
+	case errors.As(err, &limits):
+		return session.LimitsUnmet
+	case errors.Is(err, sandbox.ErrHome):
+		return session.HomeUnusable
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return session.NoSpace
+	case errors.Is(err, context.DeadlineExceeded):
+		return session.NoAnswer
+	}
+	return session.StartFailed
+}
+
+// order is what carrel-init is told to run.
+func (b *Broker) order(c *sandbox.Container, s sandbox.Spec, d policy.Decision, r *session.Request) *session.Spawn {
+	spawn := &session.Spawn{
+		ID: session.ID(b.nextID.Add(1)), User: s.User.Name, UID: s.User.UID, GID: s.User.GID,
+		Home: s.HomePath, Shells: shells(d.Shell), Command: r.Command, Streams: r.Streams,
+		Terminal: r.Terminal, Umask: r.Umask,
+	}
+	for _, g := range s.User.Groups {
+		if c.MapsGID(g.GID) {
+			spawn.Groups = append(spawn.Groups, g.GID)
+		}
+	}
+	spawn.Env = environment(s.User.Name, s.HomePath, session.FilterEnv(r.Env), d.Env)
+	return spawn
+}
+
+// shells are the wanted shell and what is tried if the image lacks it.
+func shells(wanted string) []string {
+	list := []string{wanted}
+	for _, shell := range []string{"/bin/bash", "/bin/sh"} {
+		if shell != wanted {
+			list = append(list, shell)
+		}
+	}
+	return list
+}
+
+// defaultPath is what sshd gives a user where PAM and login.defs say nothing
+// (_PATH_STDPATH), with games as Debian has it.
+const defaultPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+
+// environment is a session's: Carrel's own names, then what the user brought,
+// then what policy sets, each over the one before.
+func environment(user, home string, brought, set []string) []string {
+	env := []string{"HOME=" + home, "USER=" + user, "LOGNAME=" + user, "PATH=" + defaultPath}
+	for _, list := range [][]string{brought, set} {
+		for _, kv := range list {
+			env = put(env, kv)
+		}
+	}
+	return env
+}
+
+func put(env []string, kv string) []string {
+	name, _, _ := strings.Cut(kv, "=")
+	for i, old := range env {
+		if strings.HasPrefix(old, name+"=") {
+			env[i] = kv
+			return env
+		}
+	}
+	return append(env, kv)
+}
+
+// deliver hands init's answer to the caller.
+func (b *Broker) deliver(conn *net.UnixConn, c *sandbox.Container, r *session.Request, reply *session.Reply, fds []int) *failure {
+	defer closeAll(fds)
+	if reply.Failure != session.None {
+		return fail(reply.Failure, reply.Detail, fmt.Errorf("carrel-init: %w", reply.Failure))
+	}
+	if err := sendRights(conn, reply.Encode(), fds); err != nil {
+		// The caller is gone; init sees its control socket close.
+		b.Logger.Info("login given up", "user", c.User, "err", err)
+		return nil
+	}
+	b.Logger.Info("session started", "user", c.User, "tty", r.Streams.Tty, "command", r.Command.HasText)
+	return nil
+}
