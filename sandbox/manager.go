@@ -25,6 +25,14 @@ type Config struct {
 	LibexecDir   string // with carrel-runtime and carrel-init
 	CgroupParent string // such as /carrel; below it everything is the Manager's
 	IDs          idrange.Region
+	// Link connects the network namespace of a new container, that of the
+	// process pid, before any process of the user's can run in it: carrel-init
+	// alone lives there, and nobody has been told of the container. nil leaves
+	// it with its loopback interface, which is network mode "none".
+	Link func(ctx context.Context, uid uint32, pid int) error
+	// Ended is told, in a goroutine of its own, that PID 1 of a container has
+	// ended; nil is told to nobody. What it leaves is removed by Stop.
+	Ended func(uid uint32)
 	// StartTimeout bounds one run of carrel-runtime; 0 is 20 seconds.
 	StartTimeout time.Duration
 	Logger       *slog.Logger // nil discards
@@ -92,9 +100,20 @@ func (m *Manager) Start(ctx context.Context, s Spec) (*Container, error) {
 	m.mu.Lock()
 	m.running[c.UID] = c
 	m.mu.Unlock()
+	m.tellEnd(c)
 	m.log.Info("container started", "user", c.User, "sandbox", groupName(c.UID), "image", c.Image,
 		"pid", c.InitPID, "took", time.Since(begin))
 	return c, nil
+}
+
+func (m *Manager) tellEnd(c *Container) {
+	if m.cfg.Ended == nil {
+		return
+	}
+	go func() {
+		<-c.exited
+		m.cfg.Ended(c.UID)
+	}()
 }
 
 // Find returns the user's running container, nil if there is none.
@@ -151,12 +170,14 @@ func (m *Manager) clean(ctx context.Context, uid uint32) error {
 	if err == nil {
 		errs = append(errs, group.Kill(ctx))
 	}
-	order, err := json.Marshal(spec.Delete{ID: groupName(uid), StateDir: m.runtimeDir()})
-	if err != nil {
-		return err
+	if _, err := os.Lstat(filepath.Join(m.runtimeDir(), groupName(uid))); err == nil {
+		order, err := json.Marshal(spec.Delete{ID: groupName(uid), StateDir: m.runtimeDir()})
+		if err != nil {
+			return err
+		}
+		_, err = m.runtime(ctx, "delete", order, nil, nil)
+		errs = append(errs, err)
 	}
-	_, err = m.runtime(ctx, "delete", order, nil, nil)
-	errs = append(errs, err)
 	if group != nil {
 		errs = append(errs, group.Remove(ctx))
 	}
@@ -191,6 +212,7 @@ func (m *Manager) adopt() {
 	for uid := range uids {
 		if c, err := m.load(uid); err == nil {
 			m.running[uid] = c
+			m.tellEnd(c)
 			m.log.Info("container adopted", "user", c.User, "sandbox", groupName(uid), "pid", c.InitPID)
 			continue
 		}

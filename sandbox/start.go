@@ -97,6 +97,11 @@ func (b *build) run(ctx context.Context) (*Container, error) {
 	if err := c.watch(); err != nil {
 		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())
 	}
+	if link := b.m.cfg.Link; link != nil {
+		if err := link(ctx, c.UID, c.InitPID); err != nil {
+			return nil, fmt.Errorf("connect network: %w", err)
+		}
+	}
 	return c, writeJSON(filepath.Join(b.dir, "record.json"), &c.record)
 }
 

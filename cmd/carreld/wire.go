@@ -135,15 +135,21 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	if err != nil {
 		return nil, nil, err
 	}
+	b := broker.New()
+	b.Logger = log
+	wired := make(chan struct{}) // an adopted container may end before the broker is whole
 	boxes, err := sandbox.Open(sandbox.Config{
 		RunDir: o.runDir, StateDir: o.stateDir, LibexecDir: o.libexecDir, CgroupParent: o.cgroup,
 		IDs:    idrange.Region{First: cfg.IDs.First, Count: int(cfg.IDs.Count / idrange.Size)},
+		Ended:  func(uid uint32) { <-wired; b.Ended(uid) },
 		Logger: log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	return &broker.Broker{Accounts: &accounts.Source{}, Images: store, Sandboxes: boxes, Logger: log}, boxes, nil
+	b.Accounts, b.Images, b.Sandboxes = &accounts.Source{}, store, boxes
+	close(wired)
+	return b, boxes, nil
 }
 
 // reload reads the configuration again at each signal. A bad file leaves the

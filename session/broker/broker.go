@@ -34,7 +34,7 @@ const (
 	total   = 4096
 )
 
-// A Broker serves logins. The fields are set before Serve.
+// A Broker serves logins. Make it with New and set the fields before Serve.
 type Broker struct {
 	Accounts  directory
 	Policy    func() *policy.Policy // the current one; called once a login
@@ -75,6 +75,15 @@ type user struct {
 	starting chan struct{}
 }
 
+// New returns a broker without its fields.
+func New() *Broker {
+	b := &Broker{users: make(map[uint32]*user), images: make(map[string]*known)}
+	// Ids of a restarted daemon must not meet those of its predecessor, whose
+	// sessions still live.
+	b.nextID.Store(uint64(time.Now().UnixNano()))
+	return b
+}
+
 // Listen makes the login socket at path: for everybody, who the kernel names.
 func Listen(path string) (*net.UnixListener, error) {
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
@@ -93,11 +102,6 @@ func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 	if err := refuseRights(l); err != nil {
 		return err
 	}
-	b.users = make(map[uint32]*user)
-	b.images = make(map[string]*known)
-	// Ids of a restarted daemon must not meet those of its predecessor, whose
-	// sessions still live.
-	b.nextID.Store(uint64(time.Now().UnixNano()))
 	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var logins sync.WaitGroup
@@ -225,6 +229,22 @@ func (b *Broker) exclusive(ctx context.Context, uid uint32, f func() error) erro
 		return f()
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Ended removes what is left of the container of uid, unless the next one runs
+// already.
+func (b *Broker) Ended(uid uint32) {
+	ctx, cancel := context.WithTimeout(context.Background(), loginTime)
+	defer cancel()
+	err := b.exclusive(ctx, uid, func() error {
+		if b.Sandboxes.Find(uid) != nil {
+			return nil
+		}
+		return b.Sandboxes.Stop(ctx, uid)
+	})
+	if err != nil {
+		b.Logger.Error("remove what is left of a container", "uid", uid, "err", err)
 	}
 }
 
