@@ -52,8 +52,9 @@ var allowedHere = [...]uint32{
 }
 
 // deniedHere are this architecture's own refused calls: port access, segment
-// descriptors (modify_ldt is in moby's list; CVE-2015-5157 and others), probes
-// that the kernel makes for itself, and relics that give information away.
+// descriptors (modify_ldt is in moby's list; CVE-2015-5157 and others), relics
+// that give information away, and the probes that the kernel makes for itself,
+// which Linux 6.14 and later do not show to filters.
 var deniedHere = [...]uint32{
 	unix.SYS_IOPL, unix.SYS_IOPERM, unix.SYS_MODIFY_LDT, unix.SYS_URETPROBE, unix.SYS_UPROBE,
 	unix.SYS_USELIB, unix.SYS_USTAT, unix.SYS_SYSFS,
