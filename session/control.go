@@ -46,6 +46,10 @@ func DecodeExit(frame []byte) (Exit, error) {
 	return x, d.end()
 }
 
+// Agent is the frame that comes with a connection to the container's agent
+// socket: carrelsh relays it to the user's agent.
+func Agent() []byte { return newEncoder(KindAgent, 0).b }
+
 // Ping and Pong are the frames by which carreld sees that an init answers.
 func Ping() []byte { return newEncoder(KindPing, 0).b }
 

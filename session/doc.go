@@ -12,6 +12,7 @@
 //	   | <- Reply + descriptors |                             |
 //	   | ============ control socket, pty or pipes ========== |
 //	   | -- Signal -----------------------------------------> |
+//	   | <------------- Agent + descriptor (ssh -A, any time) |
 //	   | <----------------------------------------- Exit ---- |
 //
 // The first two arrows are SOCK_SEQPACKET connections, one frame a packet and

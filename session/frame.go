@@ -33,6 +33,7 @@ const (
 	KindSignal                  // carrelsh to carrel-init, control socket
 	KindExit                    // carrel-init to carrelsh, control socket
 	KindBoot                    // carrel-runtime to carrel-init, a pipe
+	KindAgent                   // carrel-init to carrelsh, control socket, with one descriptor
 )
 
 // ErrFrame says that a frame is not one of ours: of another version or kind,

@@ -13,13 +13,14 @@ var fullRequest = Request{
 	Streams:  Streams{Tty: true, SplitStderr: true},
 	Terminal: Terminal{Size: Winsize{24, 80, 1, 2}, HasModes: true, Modes: Modes{1, 2, 3, 4, [19]uint8{3, 28}}},
 	Env:      []string{"TERM=xterm", "LANG=C.UTF-8"},
+	Agent:    true,
 	Umask:    0o27,
 }
 
 var fullSpawn = Spawn{
 	ID: 1 << 40, User: "alice", UID: 1000, GID: 1001, Groups: []uint32{27, 1001}, Home: "/home/alice",
 	Shells: []string{"/bin/bash", "/bin/sh"}, Command: fullRequest.Command, Streams: fullRequest.Streams,
-	Terminal: fullRequest.Terminal, Env: []string{"HOME=/home/alice"}, Umask: 0o22,
+	Terminal: fullRequest.Terminal, Env: []string{"HOME=/home/alice"}, KillRest: true, Umask: 0o22,
 }
 
 func TestFramesRoundTrip(t *testing.T) {

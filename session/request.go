@@ -42,6 +42,8 @@ type Request struct {
 	Terminal Terminal
 	// Env is the user's environment after FilterEnv, NAME=VALUE.
 	Env []string
+	// Agent says that carrelsh can reach an SSH agent for the session.
+	Agent bool
 	// Umask is carrelsh's own, as sshd or login left it; the low nine bits.
 	Umask uint16
 }
@@ -81,6 +83,7 @@ func (r *Request) Encode() ([]byte, error) {
 	e.streams(r.Streams)
 	e.terminal(r.Terminal)
 	e.strs(r.Env)
+	e.flag(r.Agent)
 	e.u16(r.Umask)
 	if len(e.b) > MaxFrame || len(r.Command.Text) > MaxCommand {
 		return nil, ErrFrame
@@ -97,6 +100,7 @@ func DecodeRequest(frame []byte) (*Request, error) {
 		Streams:  d.streams(),
 		Terminal: d.terminal(),
 		Env:      d.strs(maxEnv),
+		Agent:    d.flag(),
 		Umask:    d.umask(),
 	}
 	if err := d.end(); err != nil {

@@ -18,7 +18,13 @@ type Spawn struct {
 	Streams Streams
 	// Terminal is used when Streams.Tty.
 	Terminal Terminal
-	Env      []string // complete but for SSH_TTY and SHELL, which init knows best
+	Env      []string // complete but for SHELL, SSH_TTY and SSH_AUTH_SOCK, which init knows best
+	// Agent gives the session the container's agent socket, whose connections
+	// go to the newest live session that has it.
+	Agent bool
+	// KillRest ends, with the session's first process, everything that was
+	// started in the session; false leaves what has left it, such as daemons.
+	KillRest bool
 	Umask    uint16
 }
 
@@ -39,6 +45,8 @@ func (s *Spawn) Encode() ([]byte, error) {
 	e.streams(s.Streams)
 	e.terminal(s.Terminal)
 	e.strs(s.Env)
+	e.flag(s.Agent)
+	e.flag(s.KillRest)
 	e.u16(s.Umask)
 	if len(e.b) > MaxFrame || len(s.Groups) > maxGroups {
 		return nil, ErrFrame
@@ -59,6 +67,8 @@ func DecodeSpawn(frame []byte) (*Spawn, error) {
 	s.Streams = d.streams()
 	s.Terminal = d.terminal()
 	s.Env = d.strs(maxEnv)
+	s.Agent = d.flag()
+	s.KillRest = d.flag()
 	s.Umask = d.umask()
 	if err := d.end(); err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func main() {
 		call.socket = socketPath
 	}
 	request := session.Request{Command: call.command, Env: session.FilterEnv(os.Environ()), Umask: umask()}
-	out := attach.Run(call.socket, &request, notice)
+	out := attach.Run(call.socket, os.Getenv("SSH_AUTH_SOCK"), &request, notice)
 	switch {
 	case out.Failure != session.None:
 		os.Exit(report(out.Failure, out.Detail))

@@ -46,13 +46,17 @@ func failed(f session.Failure) Outcome { return Outcome{Failure: f} }
 // notice, if not nil, is told a sentence for the user that is no failure.
 //
 // The terminal is as before when Run returns.
-func Run(socket string, req *session.Request, notice func(string)) Outcome {
+//
+// agent is the path of the user's SSH agent socket, "" for none; the
+// container's connections to an agent are relayed to it.
+func Run(socket, agent string, req *session.Request, notice func(string)) Outcome {
 	tty := openTerminal()
 	if tty != nil {
 		req.Streams.Tty = true
 		req.Streams.SplitStderr = !isTerminal(2)
 		req.Terminal = tty.describe()
 	}
+	req.Agent = agent != ""
 	frame, err := req.Encode()
 	if err != nil {
 		return failed(session.TooLong)
@@ -75,7 +79,7 @@ func Run(socket string, req *session.Request, notice func(string)) Outcome {
 	if reply.Shell != "" && notice != nil {
 		notice("the wanted shell is not in your container's image; this is " + reply.Shell)
 	}
-	s := &attached{control: fds[0], streams: req.Streams, tty: tty}
+	s := &attached{control: fds[0], streams: req.Streams, tty: tty, agent: agent}
 	if tty != nil {
 		go s.forwardSignals(watchSignals()) // first, or one of them could leave the terminal raw
 		tty.raw()
@@ -89,7 +93,8 @@ type attached struct {
 	control int
 	streams session.Streams
 	tty     *terminal
-	in      int // terminal's master or stdin's pipe
+	agent   string // path of the user's agent socket
+	in      int    // terminal's master or stdin's pipe
 
 	relays   sync.WaitGroup // goroutines that drain a stream
 	wake     [2]int         // a pipe; its write end is closed when the first process has ended
@@ -174,7 +179,8 @@ func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Fail
 			s.startFeed(small[:])
 		}
 		if fds[0].Revents != 0 {
-			if exit, failure = s.ended(); failure == session.None || failure == session.SessionLost {
+			var ended bool
+			if exit, failure, ended = s.listen(); ended {
 				s.isOver.Store(true)
 				_ = unix.Close(s.wake[1])
 			}
@@ -193,21 +199,31 @@ func (s *attached) timeout(over bool) int {
 	return -1
 }
 
-// ended reads the control socket: how the session's first process ended.
-func (s *attached) ended() (session.Exit, session.Failure) {
-	buf := make([]byte, 64)
-	n, err := read(s.control, buf)
+// listen takes one packet off the control socket: how the session's first
+// process ended, or a connection to an agent.
+func (s *attached) listen() (exit session.Exit, failure session.Failure, ended bool) {
+	buf, oob := make([]byte, 64), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(s.control, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	fds := rights(oob[:oobn])
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return exit, failure, false
+	}
+	if err == nil && len(fds) == 1 && session.KindOf(buf[:n]) == session.KindAgent {
+		go s.relayAgent(fds[0])
+		return exit, failure, false
+	}
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
 	if err == nil && n > 0 {
-		exit, err := session.DecodeExit(buf[:n])
-		if err != nil {
-			return exit, session.SessionLost
+		if exit, err = session.DecodeExit(buf[:n]); err == nil {
+			return exit, session.None, true
 		}
-		return exit, session.None
 	}
 	if s.hungUp.Load() {
-		return session.Exit{Signal: uint8(unix.SIGHUP)}, session.None
+		return session.Exit{Signal: uint8(unix.SIGHUP)}, session.None, true
 	}
-	return session.Exit{}, session.SessionLost
+	return session.Exit{}, session.SessionLost, true
 }
 
 // smallest is what a reader that poll(2) says is ready takes without blocking

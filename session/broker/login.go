@@ -199,7 +199,7 @@ func (b *Broker) order(c *sandbox.Container, s sandbox.Spec, d policy.Decision, 
 	spawn := &session.Spawn{
 		ID: session.ID(b.nextID.Add(1)), User: s.User.Name, UID: s.User.UID, GID: s.User.GID,
 		Home: s.HomePath, Shells: shells(d.Shell), Command: r.Command, Streams: r.Streams,
-		Terminal: r.Terminal, Umask: r.Umask,
+		Terminal: r.Terminal, Agent: r.Agent, Umask: r.Umask,
 	}
 	for _, g := range s.User.Groups {
 		if c.MapsGID(g.GID) {
@@ -228,7 +228,7 @@ const defaultPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 // environment is a session's: Carrel's own names, then what the user brought,
 // then what policy sets, each over the one before.
 func environment(user, home string, brought, set []string) []string {
-	env := []string{"HOME=" + home, "USER=" + user, "LOGNAME=" + user, "PATH=" + defaultPath}
+	env := []string{"HOME=" + home, "USER=" + user, "LOGNAME=" + user, "PATH=" + defaultPath, "MAIL=/var/mail/" + user}
 	for _, list := range [][]string{brought, set} {
 		for _, kv := range list {
 			env = put(env, kv)

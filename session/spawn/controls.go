@@ -12,19 +12,25 @@ import (
 // costs it one system call, and no goroutine until something happens.
 type controls struct {
 	epoll int
-	alarm int    // timerfd that bounds a fork
-	late  func() // called when the alarm goes off
+	alarm int // timerfd that bounds a fork
 
-	mu    sync.Mutex // held while a descriptor is read, so that it is not closed and reused meanwhile
-	heard map[int]listener
+	mu    sync.Mutex
+	heard map[int]*control
+	ready map[int]func() // other descriptors, and whom to call
 }
 
-// A listener hears of a control socket. packet is one frame, nil once when the
-// client has gone; the socket is closed by then. It must not block.
-type listener func(packet []byte)
+// A control is a client's control socket. A descriptor's number is used again
+// when it is closed, so nobody speaks of one by its number.
+type control struct {
+	fd   int
+	gone bool // and closed; guarded by controls.mu
+	// hear is told each frame, and nil once when the client has gone. It must
+	// not block.
+	hear func(packet []byte)
+}
 
 func newControls(late func()) (*controls, error) {
-	c := &controls{late: late, heard: make(map[int]listener)}
+	c := &controls{heard: make(map[int]*control), ready: make(map[int]func())}
 	var err error
 	if c.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -32,7 +38,34 @@ func newControls(late func()) (*controls, error) {
 	if c.alarm, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("timerfd_create", err)
 	}
-	return c, c.watch(c.alarm)
+	return c, c.whenReady(c.alarm, func() {
+		c.within(0) // no longer readable
+		late()
+	})
+}
+
+// whenReady calls f, which must not block, whenever fd can be read.
+func (c *controls) whenReady(fd int, f func()) error {
+	c.mu.Lock()
+	c.ready[fd] = f
+	c.mu.Unlock()
+	return c.watch(fd)
+}
+
+// forget stops that and closes fd.
+func (c *controls) forget(fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.ready, fd)
+	_ = unix.Close(fd)
+}
+
+// pass sends a packet with a descriptor, false if the client has gone.
+func (c *controls) pass(to *control, packet []byte, right int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !to.gone &&
+		unix.Sendmsg(to.fd, packet, unix.UnixRights(right), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) == nil
 }
 
 func (c *controls) watch(fd int) error {
@@ -40,24 +73,29 @@ func (c *controls) watch(fd int) error {
 	return os.NewSyscallError("epoll_ctl", err)
 }
 
-// add listens to the control socket fd, which controls closes.
-func (c *controls) add(fd int, l listener) error {
+// add listens to a control socket, which controls closes.
+func (c *controls) add(ctl *control) error {
 	c.mu.Lock()
-	c.heard[fd] = l
+	c.heard[ctl.fd] = ctl
 	c.mu.Unlock()
-	return c.watch(fd)
+	return c.watch(ctl.fd)
 }
 
-// finish sends the last packet on fd and closes it, unless the client has gone.
-func (c *controls) finish(fd int, packet []byte) {
+// finish sends the last packet and closes the socket, unless the client has
+// gone.
+func (c *controls) finish(ctl *control, packet []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.heard[fd] == nil {
-		return
+	if !ctl.gone {
+		_ = unix.Send(ctl.fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		c.closeLocked(ctl)
 	}
-	delete(c.heard, fd)
-	_ = unix.Send(fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-	_ = unix.Close(fd) // and out of the epoll set
+}
+
+func (c *controls) closeLocked(ctl *control) {
+	ctl.gone = true
+	delete(c.heard, ctl.fd)
+	_ = unix.Close(ctl.fd) // and out of the epoll set
 }
 
 // within sets the alarm; 0 takes it back.
@@ -74,12 +112,14 @@ func (c *controls) run() {
 			continue // EINTR
 		}
 		for _, e := range events[:n] {
-			if int(e.Fd) == c.alarm {
-				c.within(0) // no longer readable
-				c.late()
-				continue
+			c.mu.Lock()
+			f := c.ready[int(e.Fd)]
+			c.mu.Unlock()
+			if f != nil {
+				f()
+			} else {
+				c.hear(int(e.Fd))
 			}
-			c.hear(int(e.Fd))
 		}
 	}
 }
@@ -87,8 +127,8 @@ func (c *controls) run() {
 // hear takes one packet.
 func (c *controls) hear(fd int) {
 	c.mu.Lock()
-	l := c.heard[fd]
-	if l == nil {
+	ctl := c.heard[fd]
+	if ctl == nil {
 		c.mu.Unlock()
 		return // finished meanwhile
 	}
@@ -96,14 +136,13 @@ func (c *controls) hear(fd int) {
 	n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
 	gone := n == 0 || (err != nil && err != unix.EAGAIN && err != unix.EINTR)
 	if gone {
-		delete(c.heard, fd)
-		_ = unix.Close(fd)
+		c.closeLocked(ctl)
 	}
 	c.mu.Unlock()
 	switch {
 	case gone:
-		l(nil)
+		ctl.hear(nil)
 	case n > 0:
-		l(buf[:n])
+		ctl.hear(buf[:n])
 	}
 }

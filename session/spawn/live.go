@@ -12,11 +12,14 @@ import (
 
 // live is a session whose first process runs.
 type live struct {
-	server  *Server
-	pid     int // of the first process; also its session and process group
-	leaf    Leaf
-	tty     bool
-	control int // ours until add, then that of controls
+	server *Server
+	pid    int // of the first process; also its session and process group
+	leaf   Leaf
+	tty    bool
+	agent  bool // it has the agent socket
+	// killRest ends whatever is in the leaf when the first process has ended.
+	killRest bool
+	control  *control
 }
 
 // add takes a started session into the books.
@@ -24,7 +27,10 @@ func (s *Server) add(l *live) {
 	s.mu.Lock()
 	s.live[l.pid] = l
 	s.mu.Unlock()
-	if err := s.controls.add(l.control, l.hear); err != nil {
+	if l.agent {
+		s.agent.hold(l.control)
+	}
+	if err := s.controls.add(l.control); err != nil {
 		// It cannot be signalled, and the end of its client goes unnoticed.
 		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")
 	}
@@ -34,6 +40,9 @@ func (s *Server) add(l *live) {
 // hear obeys the client.
 func (l *live) hear(packet []byte) {
 	if packet == nil {
+		if l.agent {
+			l.server.agent.drop(l.control)
+		}
 		go l.vanished()
 		return
 	}
@@ -49,6 +58,12 @@ func (s *Server) ended(l *live, status unix.WaitStatus) {
 		exit = session.Exit{Signal: uint8(status.Signal())}
 	}
 	s.controls.finish(l.control, exit.Encode())
+	if l.agent {
+		s.agent.release(l.control)
+	}
+	if l.killRest {
+		go l.killAll()
+	}
 	s.mu.Lock()
 	delete(s.live, l.pid)
 	idle := len(s.live) == 0
@@ -133,6 +148,16 @@ func (l *live) vanished() {
 		if time.Now().After(deadline.Add(hangupTime)) {
 			break // stuck in the kernel; the leaf keeps them in sight
 		}
+	}
+	l.server.sweep()
+}
+
+// killAll ends everything that was started in the session.
+func (l *live) killAll() {
+	if l.leaf != nil {
+		_ = l.leaf.Kill()
+	} else {
+		_ = unix.Kill(-l.pid, unix.SIGKILL)
 	}
 	l.server.sweep()
 }

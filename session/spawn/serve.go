@@ -31,6 +31,7 @@ type Leaf interface {
 	// FD is the directory for CLONE_INTO_CGROUP, -1 on cgroup v1.
 	FD() int
 	Pids() ([]int, error)
+	Kill() error // everything in it
 	// Remove fails while a process is in the leaf; Close gives up its
 	// descriptors.
 	Remove() error
@@ -51,6 +52,8 @@ type Server struct {
 	reaper   *reaper
 	controls *controls
 
+	agent agent
+
 	mu       sync.Mutex
 	live     map[int]*live // by pid of the first process
 	lingers  []Leaf        // leaves of ended sessions that still hold processes
@@ -65,6 +68,7 @@ func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error)
 	if s.controls, err = newControls(s.killUnborn); err != nil {
 		return nil, err
 	}
+	s.agent.controls = s.controls
 	if err := s.makeRest(); err != nil {
 		return nil, err
 	}

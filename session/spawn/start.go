@@ -3,7 +3,9 @@ package spawn
 import (
 	"os"
 	"path"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,20 +31,22 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 		return nil, nil, &session.Reply{Failure: session.Internal}
 	}
 	defer e.closeInside()
-	l := &live{server: s, control: e.control, tty: order.Streams.Tty}
+	l := &live{server: s, tty: order.Streams.Tty, killRest: order.KillRest}
+	l.control = &control{fd: e.control, hear: l.hear}
+	if order.Agent {
+		// Before the fork, so that the socket is there when the shell looks.
+		l.agent = s.agent.open(int(order.UID), int(order.GID))
+	}
 	if s.newLeaf != nil {
 		if l.leaf, err = s.newLeaf(leafName(order.ID)); err != nil {
 			l.leaf = nil
-			e.closeOutward()
+			s.giveUp(l, e)
 			return nil, nil, &session.Reply{Failure: session.Internal}
 		}
 	}
 	shell, failure := s.fork(order, e, l)
 	if failure != session.None {
-		e.closeOutward()
-		if l.leaf != nil {
-			s.discard(l.leaf)
-		}
+		s.giveUp(l, e)
 		return nil, nil, &session.Reply{Failure: failure}
 	}
 	reply := &session.Reply{}
@@ -50,6 +54,17 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 		reply.Shell = shell
 	}
 	return l, e.outward, reply
+}
+
+// giveUp takes back what start made for a session that does not come about.
+func (s *Server) giveUp(l *live, e *ends) {
+	e.closeOutward()
+	if l.leaf != nil {
+		s.discard(l.leaf)
+	}
+	if l.agent {
+		s.agent.close()
+	}
 }
 
 // fork runs the first shell that can be executed.
@@ -63,7 +78,7 @@ func (s *Server) fork(order *session.Spawn, e *ends, l *live) (string, session.F
 	}
 	unix.Umask(int(order.Umask))
 	defer unix.Umask(0o022)
-	shell, pid, failure := execFirst(order, e, l.leaf, s.reaper)
+	shell, pid, failure := execFirst(order, e, l, s.reaper)
 	l.pid = pid
 	return shell, failure
 }
@@ -71,7 +86,7 @@ func (s *Server) fork(order *session.Spawn, e *ends, l *live) (string, session.F
 // execFirst tries the shells in turn, in the home and, if nothing can be
 // executed from there, in "/": a home that cannot be entered must not cost
 // the login.
-func execFirst(order *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int, session.Failure) {
+func execFirst(order *session.Spawn, e *ends, l *live, r *reaper) (string, int, session.Failure) {
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(e.inside[0]), uintptr(e.inside[1]), uintptr(e.inside[2])},
 		Sys: &syscall.SysProcAttr{
@@ -81,13 +96,13 @@ func execFirst(order *session.Spawn, e *ends, leaf Leaf, r *reaper) (string, int
 			Ctty:       0,
 		},
 	}
-	if leaf != nil && leaf.FD() >= 0 {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, leaf.FD()
+	if l.leaf != nil && l.leaf.FD() >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, l.leaf.FD()
 	}
 	failure := session.NoShell
 	for _, dir := range []string{order.Home, "/"} {
 		for _, shell := range order.Shells {
-			attr.Dir, attr.Env = dir, environ(order, shell, e.tty)
+			attr.Dir, attr.Env = dir, environ(order, shell, e.tty, l.agent)
 			pid, err := r.fork(func() (int, error) { return syscall.ForkExec(shell, argv(order, shell), attr) })
 			switch err {
 			case nil:
@@ -117,11 +132,15 @@ func argv(order *session.Spawn, shell string) []string {
 	return append([]string{name, "-c", order.Command.Text}, order.Command.Args...)
 }
 
-func environ(order *session.Spawn, shell, tty string) []string {
-	env := append(make([]string, 0, len(order.Env)+2), order.Env...)
+func environ(order *session.Spawn, shell, tty string, agent bool) []string {
+	env := append(make([]string, 0, len(order.Env)+3), order.Env...)
 	env = append(env, "SHELL="+shell)
-	if tty != "" {
+	bySSH := slices.ContainsFunc(order.Env, func(kv string) bool { return strings.HasPrefix(kv, "SSH_CONNECTION=") })
+	if tty != "" && bySSH {
 		env = append(env, "SSH_TTY="+tty)
+	}
+	if agent {
+		env = append(env, "SSH_AUTH_SOCK="+agentPath)
 	}
 	return env
 }
