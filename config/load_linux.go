@@ -20,7 +20,7 @@ func Load(path string) (*Config, error) {
 }
 
 // LoadOwnedBy is Load for a file that must belong to uid instead of root. It
-// is for tests, and for daemons that do not run as root.
+// is for tests.
 func LoadOwnedBy(path string, uid uint32) (*Config, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	switch {
