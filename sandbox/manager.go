@@ -12,7 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
+	"github.com/carrel-sh/carrel/sandbox/cgroup/leaf"
 	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/sandbox/seccomp"
 	"github.com/carrel-sh/carrel/sandbox/spec"
@@ -55,6 +58,9 @@ type Manager struct {
 	log     *slog.Logger
 	ids     *idrange.Table
 	seccomp []byte
+	// transfer is the path of carrel-transfer, "" if it is not installed: then
+	// images need an sftp-server and scp of their own.
+	transfer string
 
 	mu      sync.Mutex
 	running map[uint32]*Container
@@ -77,11 +83,33 @@ func Open(cfg Config) (*Manager, error) {
 	if err := m.ids.Check(idrange.HostFiles{}); err != nil {
 		return nil, errors.Join(err, m.ids.Close())
 	}
-	if m.seccomp, err = seccomp.Compile(seccomp.Default()); err != nil {
+	if m.seccomp, err = filter(); err != nil {
 		return nil, errors.Join(err, m.ids.Close())
+	}
+	transfer := filepath.Join(cfg.LibexecDir, "carrel-transfer")
+	if _, err := os.Stat(transfer); err == nil {
+		m.transfer = transfer
+	} else {
+		m.log.Warn("file transfer needs programs of the image", "err", err)
 	}
 	m.adopt()
 	return m, nil
+}
+
+// filter compiles the system call filter of all containers. On cgroup v2 init
+// has each session born in its leaf, which only clone3(2) can do; what else
+// clone3 could do is refused by the container's missing capabilities and by
+// user.max_user_namespaces=0 (see sandbox/seccomp).
+func filter() ([]byte, error) {
+	profile := seccomp.Default()
+	h, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	if h.Mode == leaf.V2 {
+		profile = profile.Allow(unix.SYS_CLONE3)
+	}
+	return seccomp.Compile(profile)
 }
 
 // Close lets another Manager take over. The containers run on.

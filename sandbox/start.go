@@ -255,8 +255,9 @@ func (b *build) order() *spec.Create {
 			Upper:  filepath.Join(user, "upper"), Work: filepath.Join(user, "work"),
 			Binds: b.s.Binds,
 		},
-		InitPath:   filepath.Join(b.m.cfg.LibexecDir, "carrel-init"),
-		CgroupPath: filepath.Join(b.group.Box(), "init"), CgroupV2: b.mode == leaf.V2,
+		InitPath:     filepath.Join(b.m.cfg.LibexecDir, "carrel-init"),
+		TransferPath: b.m.transfer,
+		CgroupPath:   b.group.Box(), CgroupV2: b.mode == leaf.V2,
 		Boxes: len(b.boxes), PtyMax: b.s.PtyMax, ShmBytes: shmBytes, RunBytes: runBytes,
 	}
 	if order.PtyMax == 0 {

@@ -72,8 +72,12 @@ func Delete(d *spec.Delete) error {
 	return nil
 }
 
-// initTarget is carrel-init's path inside, on a tmpfs of our own.
-const initTarget = "/run/.carrel/init"
+// Where our own files are inside, on a tmpfs of our own. session/spawn knows the
+// second one, too.
+const (
+	initTarget     = "/run/.carrel/init"
+	transferTarget = "/run/.carrel/transfer"
+)
 
 const noPrograms = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
 
@@ -150,6 +154,10 @@ func mounts(c *spec.Create) []*configs.Mount {
 		&configs.Mount{Source: c.InitPath, Destination: initTarget, Device: "bind",
 			Flags: unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV},
 	)
+	if c.TransferPath != "" {
+		list = append(list, &configs.Mount{Source: c.TransferPath, Destination: transferTarget, Device: "bind",
+			Flags: unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV})
+	}
 	if c.Home != nil {
 		list = append(list, &configs.Mount{Source: homeStage(c), Destination: c.Home.Target, Device: "bind",
 			Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV})

@@ -27,13 +27,16 @@ type Create struct {
 	Root Root  `json:"root"`
 	Home *Home `json:"home,omitempty"` // nil: no home
 
-	InitPath   string `json:"initPath"`   // of carrel-init on the host
-	CgroupPath string `json:"cgroupPath"` // absolute; the leaf of init
-	CgroupV2   bool   `json:"cgroupV2"`
-	Boxes      int    `json:"boxes"` // number of descriptors from FirstBoxFD
-	PtyMax     int    `json:"ptyMax"`
-	ShmBytes   int64  `json:"shmBytes"`
-	RunBytes   int64  `json:"runBytes"`
+	InitPath string `json:"initPath"` // of carrel-init on the host
+	// TransferPath is that of carrel-transfer, which is sftp-server and scp for
+	// images without; "" for none.
+	TransferPath string `json:"transferPath"`
+	CgroupPath   string `json:"cgroupPath"` // absolute; init's, and the root of the container's view
+	CgroupV2     bool   `json:"cgroupV2"`
+	Boxes        int    `json:"boxes"` // number of descriptors from FirstBoxFD
+	PtyMax       int    `json:"ptyMax"`
+	ShmBytes     int64  `json:"shmBytes"`
+	RunBytes     int64  `json:"runBytes"`
 }
 
 // Root is the root file system.

@@ -20,6 +20,7 @@ func Setup(boot *session.Boot) error {
 	}
 	unix.Umask(0o022)
 	writeAccounts(boot)
+	linkTools()
 	return dropRights(boot.Seccomp)
 }
 

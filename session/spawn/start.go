@@ -26,6 +26,7 @@ type ends struct {
 // and a reply with a Failure if that did not go; else the descriptors to hand
 // out, which are the caller's.
 func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
+	lend(order, executable)
 	e, err := open(order)
 	if err != nil {
 		return nil, nil, &session.Reply{Failure: session.Internal}

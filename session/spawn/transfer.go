@@ -1,0 +1,67 @@
+package spawn
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
+)
+
+// transferPath is carrel-transfer, which carrel-runtime puts into every
+// container; toolsDir has it under the names that it goes by.
+const (
+	transferPath = "/run/.carrel/transfer"
+	toolsDir     = "/run/.carrel/bin"
+)
+
+// sftpServers are the paths that an sshd of the host may pass for its
+// subsystem sftp, from the distributions' sshd_config.
+var sftpServers = []string{
+	"internal-sftp",                       // under ForceCommand
+	"/usr/lib/openssh/sftp-server",        // Debian, Ubuntu
+	"/usr/lib/ssh/sftp-server",            // Arch, Alpine, SUSE
+	"/usr/libexec/openssh/sftp-server",    // Fedora, RHEL
+	"/usr/libexec/sftp-server",            // BSD
+	"/usr/lib/misc/sftp-server",           // Gentoo
+	"/usr/lib/sftp-server", "sftp-server", // others
+}
+
+// linkTools gives carrel-transfer its names.
+func linkTools() {
+	err := os.Mkdir(toolsDir, 0o755)
+	for _, name := range []string{"sftp-server", "scp"} {
+		if err == nil {
+			err = os.Symlink(transferPath, toolsDir+"/"+name)
+		}
+	}
+	if err != nil {
+		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")
+	}
+}
+
+// lend makes file transfer work in an image that has no program for it: where
+// the command begins with an sftp-server that is not there, ours takes its
+// place, and where there is no scp, ours is the last one in PATH. The command
+// still is the shell's to run, as the user, inside: nothing is allowed by its
+// text.
+func lend(order *session.Spawn, exists func(string) bool) {
+	program, rest, _ := strings.Cut(order.Command.Text, " ")
+	if order.Command.HasText && slices.Contains(sftpServers, program) && !exists(program) {
+		order.Command.Text = strings.TrimSuffix(toolsDir+"/sftp-server "+rest, " ")
+	}
+	if exists("/usr/bin/scp") || exists("/bin/scp") {
+		return
+	}
+	for i, kv := range order.Env {
+		if strings.HasPrefix(kv, "PATH=") {
+			order.Env[i] = kv + ":" + toolsDir
+		}
+	}
+}
+
+func executable(path string) bool {
+	return strings.HasPrefix(path, "/") && unix.Access(path, unix.X_OK) == nil
+}
