@@ -64,6 +64,13 @@ func (c *Container) MapsGID(gid uint32) bool {
 	return false
 }
 
+// InUse says that something besides PID 1 runs inside: a session, or what one
+// left, such as a tmux whose user is away. It is true if that cannot be told.
+func (c *Container) InUse() bool {
+	pids, err := c.group.Procs()
+	return err != nil || len(pids) != 1 || pids[0] != c.InitPID
+}
+
 // Usage reads what the container uses now.
 func (c *Container) Usage() (cgroup.Usage, error) { return c.group.Usage() }
 

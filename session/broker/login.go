@@ -155,7 +155,7 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (*sandbox.C
 	var c *sandbox.Container
 	err := b.exclusive(ctx, uid, func() (err error) {
 		if c = b.Sandboxes.Find(uid); c != nil {
-			if !c.Outdated(&wanted) || b.inUse(ctx, c) {
+			if !c.Outdated(&wanted) || c.InUse() {
 				return nil
 			}
 			b.Logger.Info("container outdated", "user", wanted.User.Name)
@@ -170,12 +170,6 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (*sandbox.C
 		return nil, fail(startFailure(err), "", err)
 	}
 	return c, nil
-}
-
-// inUse says that sessions run in the container, or that it does not say.
-func (b *Broker) inUse(ctx context.Context, c *sandbox.Container) bool {
-	pong, err := Ping(ctx, c)
-	return err != nil || pong.Sessions > 0
 }
 
 // startFailure is the user's half of why a container could not be started.
