@@ -22,11 +22,14 @@ type Config struct {
 
 // Settings are what one user gets.
 type Settings struct {
-	Image  string            // name of an image of the store, "host" for the host's own /usr
-	Shell  string            // absolute path inside the container
-	Home   Home              // where the home directory comes from
-	Limits Limits            // of all the user's sessions together
-	Env    map[string]string // set in every session, on top of Carrel's own; may be nil
+	Image  string // name of an image of the store, "host" for the host's own /usr
+	Shell  string // absolute path inside the container
+	Home   Home   // where the home directory comes from
+	Limits Limits // of all the user's sessions together
+	Linger Linger // what becomes of processes that a session leaves
+	// NoAgent refuses agent forwarding (ssh -A).
+	NoAgent bool
+	Env     map[string]string // set in every session, on top of Carrel's own; may be nil
 }
 
 // clone returns a copy that shares nothing with s.
@@ -57,6 +60,15 @@ const (
 	HomePrivate Home = "private" // a directory of Carrel's own; the host never reads it
 	HomeHost    Home = "host"    // the account's pw_dir, shared with the host
 	HomeNone    Home = "none"    // no home directory
+)
+
+// A Linger says what becomes of the processes that outlive their session.
+type Linger string
+
+// The kinds of lingering.
+const (
+	LingerKeep Linger = "keep" // background jobs, daemons and tmux stay after a logout
+	LingerKill Linger = "kill" // everything that was started in the session ends with it
 )
 
 // An Enforcement says what happens when the host cannot enforce a limit.
@@ -115,6 +127,7 @@ func Default() *Config {
 			Image:  "host",
 			Shell:  "/bin/bash",
 			Home:   HomePrivate,
+			Linger: LingerKeep,
 			Limits: Limits{MemoryBytes: 2 << 30, CPUWeight: 100, Pids: 512},
 		},
 		Enforce:     EnforceStrict,

@@ -60,7 +60,7 @@ func TestParseFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	top := Settings{
-		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost,
+		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost, Linger: LingerKeep,
 		Limits: Limits{MemoryBytes: 512 << 20, SwapBytes: 1 << 30, CPUWeight: 50, CPUQuotaMicros: 150_000, Pids: 100},
 		Env:    map[string]string{"EDITOR": "vi", "LANG": "C.UTF-8"},
 	}

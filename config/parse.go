@@ -90,6 +90,11 @@ func (d *decoder) settings(t *table, s *Settings) {
 	value(t, "image", imageName(&s.Image))
 	value(t, "shell", absolutePath(&s.Shell))
 	value(t, "home", oneOf(&s.Home, HomePrivate, HomeHost, HomeNone))
+	value(t, "linger", oneOf(&s.Linger, LingerKeep, LingerKill))
+	value(t, "agent_forwarding", func(allowed bool) *fault {
+		s.NoAgent = !allowed
+		return nil
+	})
 	if l := t.table("limits"); l != nil {
 		value(l, "memory", sizeBetween(&s.Limits.MemoryBytes, minMemoryBytes, maxMemoryBytes))
 		value(l, "swap", sizeBetween(&s.Limits.SwapBytes, 0, maxMemoryBytes))
@@ -300,7 +305,7 @@ func (t *table) tables(key string) []*table {
 
 // refuseSettings reports the settings of a rule that admits nobody.
 func (t *table) refuseSettings() {
-	for _, key := range []string{"image", "shell", "home", "limits", "env"} {
+	for _, key := range []string{"image", "shell", "home", "linger", "agent_forwarding", "limits", "env"} {
 		if t.has(key) {
 			t.report(t.at(key), faultf("remove it, or remove allow = false", "%q has no effect in a rule that refuses", key))
 		}

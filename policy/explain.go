@@ -71,6 +71,13 @@ func (d *Decision) write(b *strings.Builder) {
 	if d.BestEffort {
 		enforce = config.EnforceBestEffort
 	}
+	linger, agent := config.LingerKeep, "no"
+	if d.KillRest {
+		linger = config.LingerKill
+	}
+	if d.Agent {
+		agent = "forwarded"
+	}
 	quota := "none"
 	if d.Limits.CPUQuotaMicros > 0 {
 		quota = strconv.FormatInt(d.Limits.CPUQuotaMicros*100/config.CPUPeriodMicros, 10) + "%"
@@ -83,6 +90,8 @@ func (d *Decision) write(b *strings.Builder) {
 		{"swap", config.FormatSize(d.Limits.SwapBytes)},
 		{"cpu", fmt.Sprintf("weight %d, quota %s", d.Limits.CPUWeight, quota)},
 		{"pids", strconv.FormatInt(d.Limits.Pids, 10)},
+		{"linger", string(linger)},
+		{"agent", agent},
 		{"enforce", string(enforce)},
 	} {
 		fmt.Fprintf(b, "  %-8s %s\n", line[0], line[1])

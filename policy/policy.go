@@ -84,6 +84,9 @@ type Decision struct {
 	// for the one who mounts to refuse, and so is a wrong owner.
 	HomePath string        `json:"home_path"`
 	Limits   config.Limits `json:"limits"`
+	// KillRest ends with a session everything that was started in it.
+	KillRest bool `json:"kill_rest"`
+	Agent    bool `json:"agent"` // ssh -A reaches the user's agent
 	// BestEffort lets the container start when the host cannot enforce a limit.
 	BestEffort bool `json:"best_effort"`
 	// Env holds "NAME=value" entries for every session, sorted. They win over
@@ -158,6 +161,8 @@ func (p *Policy) admit(a Account, index int, s config.Settings, env []string) (D
 		Image:      s.Image,
 		Shell:      s.Shell,
 		Home:       s.Home,
+		KillRest:   s.Linger == config.LingerKill,
+		Agent:      !s.NoAgent,
 		HomePath:   home,
 		Limits:     s.Limits,
 		BestEffort: p.config.Enforce == config.EnforceBestEffort,

@@ -81,15 +81,15 @@ func TestDecideAdmits(t *testing.T) {
 	large := limits
 	large.MemoryBytes, large.CPUQuotaMicros = 8<<30, 150_000
 	plain := Decision{
-		Image: "host", Shell: "/bin/bash", Home: config.HomePrivate, HomePath: "/home/alice",
+		Image: "host", Shell: "/bin/bash", Home: config.HomePrivate, HomePath: "/home/alice", Agent: true,
 		Limits: limits, Env: []string{"LANG=C.UTF-8"}, Rule: NoRule,
 	}
 	staff := Decision{
-		Image: "debian:12", Shell: "/bin/bash", Home: config.HomeHost, HomePath: "/home/alice",
+		Image: "debian:12", Shell: "/bin/bash", Home: config.HomeHost, HomePath: "/home/alice", Agent: true,
 		Limits: large, Env: []string{"EDITOR=vi", "LANG=C.UTF-8"}, Rule: 2,
 	}
 	bob := Decision{
-		Image: "host", Shell: "/bin/sh", Home: config.HomeNone, HomePath: "/",
+		Image: "host", Shell: "/bin/sh", Home: config.HomeNone, HomePath: "/", Agent: true,
 		Limits: limits, Env: []string{"LANG=C.UTF-8"}, Rule: 3,
 	}
 	for _, tt := range []struct {

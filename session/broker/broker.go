@@ -29,8 +29,9 @@ const (
 	// loginTime bounds a whole login, a cold start included.
 	loginTime = 30 * time.Second
 	// perUser is how many logins of one user may be under way, and total how
-	// many of all: each is a goroutine and a few descriptors.
-	perUser = 128
+	// many of all: each is a goroutine and a few descriptors. Two hundred first
+	// logins at once, as a batch system makes them, are to find one container.
+	perUser = 256
 	total   = 4096
 )
 
@@ -60,18 +61,30 @@ type store interface {
 	Mounts(ctx context.Context, name string) (imagestore.Mounts, error)
 }
 
-// sandboxes keeps the containers. Find is quick and takes no lock that a start
-// holds.
+// sandboxes keeps the containers; Manager makes one of a sandbox.Manager. Find
+// is quick and takes no lock that a start holds; nil is none. Stop is
+// idempotent.
 type sandboxes interface {
-	Find(uid uint32) *sandbox.Container
-	Start(ctx context.Context, s sandbox.Spec) (*sandbox.Container, error)
+	Find(uid uint32) container
+	Start(ctx context.Context, s sandbox.Spec) (container, error)
 	Stop(ctx context.Context, uid uint32) error
+}
+
+// A container is a running one; *sandbox.Container says what each method
+// means.
+type container interface {
+	Dial(ctx context.Context) (*net.UnixConn, error)
+	Done() <-chan struct{}
+	Outdated(s *sandbox.Spec) bool
+	InUse() bool
+	MapsGID(gid uint32) bool
 }
 
 // user is the state of one uid. starting is held while the container is being
 // started or stopped: whoever waits for it finds the container running.
 type user struct {
-	pending  int // logins under way; guarded by Broker.mu
+	logins   int // under way; guarded by Broker.mu, as refs is
+	refs     int // logins, and whoever wants or has starting; 0 removes the entry
 	starting chan struct{}
 }
 
@@ -188,15 +201,10 @@ func (b *Broker) refuse(conn *net.UnixConn, uid uint32, code session.Failure, de
 func (b *Broker) enter(uid uint32) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	u := b.users[uid]
-	if u == nil {
-		u = &user{starting: make(chan struct{}, 1)}
-		b.users[uid] = u
-	}
-	if u.pending >= perUser || b.count >= total {
+	if u := b.users[uid]; b.count >= total || u != nil && u.logins >= perUser {
 		return false
 	}
-	u.pending++
+	b.hold(uid).logins++
 	b.count++
 	return true
 }
@@ -205,8 +213,24 @@ func (b *Broker) leave(uid uint32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.count--
+	b.users[uid].logins--
+	b.release(uid)
+}
+
+// hold returns the entry of uid and keeps it until release. Both want mu held.
+func (b *Broker) hold(uid uint32) *user {
 	u := b.users[uid]
-	if u.pending--; u.pending == 0 {
+	if u == nil {
+		u = &user{starting: make(chan struct{}, 1)}
+		b.users[uid] = u
+	}
+	u.refs++
+	return u
+}
+
+func (b *Broker) release(uid uint32) {
+	u := b.users[uid]
+	if u.refs--; u.refs == 0 {
 		delete(b.users, uid)
 	}
 }
@@ -214,15 +238,13 @@ func (b *Broker) leave(uid uint32) {
 // exclusive runs f while nobody else starts or stops the container of uid.
 func (b *Broker) exclusive(ctx context.Context, uid uint32, f func() error) error {
 	b.mu.Lock()
-	u := b.users[uid]
-	if u == nil {
-		u = &user{starting: make(chan struct{}, 1)}
-		b.users[uid] = u
-	}
-	u.pending++ // keeps the entry
-	b.count++
+	u := b.hold(uid)
 	b.mu.Unlock()
-	defer b.leave(uid)
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.release(uid)
+	}()
 	select {
 	case u.starting <- struct{}{}:
 		defer func() { <-u.starting }()

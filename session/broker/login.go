@@ -52,18 +52,18 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 	// The second try is for a container that ended between being found and
 	// being asked.
 	for try := 0; ; try++ {
-		container, f := b.container(ctx, wanted)
+		c, f := b.container(ctx, wanted)
 		if f != nil {
 			return f
 		}
-		reply, fds, err := b.spawn(ctx, container, b.order(container, wanted, decision, request))
-		if err != nil && try == 0 && ended(container) {
+		reply, fds, err := b.spawn(ctx, c, b.order(c, wanted, decision, request))
+		if err != nil && try == 0 && ended(c) {
 			continue
 		}
 		if err != nil {
 			return fail(session.NoAnswer, "", fmt.Errorf("carrel-init: %w", err))
 		}
-		return b.deliver(conn, container, request, reply, fds)
+		return b.deliver(conn, account.Name, request, reply, fds)
 	}
 }
 
@@ -87,7 +87,7 @@ func refusal(err error) *failure {
 }
 
 // ended waits a moment for the kernel to say that PID 1 has ended.
-func ended(c *sandbox.Container) bool {
+func ended(c container) bool {
 	select {
 	case <-c.Done():
 		return true
@@ -147,12 +147,12 @@ func hostname(user string) string {
 
 // container returns the user's running container and starts it if there is
 // none, or if it is outdated and nobody is in it.
-func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (*sandbox.Container, *failure) {
+func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (container, *failure) {
 	uid := wanted.User.UID
 	if c := b.Sandboxes.Find(uid); c != nil && !c.Outdated(&wanted) {
 		return c, nil
 	}
-	var c *sandbox.Container
+	var c container
 	err := b.exclusive(ctx, uid, func() (err error) {
 		if c = b.Sandboxes.Find(uid); c != nil {
 			if !c.Outdated(&wanted) || c.InUse() {
@@ -189,11 +189,11 @@ func startFailure(err error) session.Failure {
 }
 
 // order is what carrel-init is told to run.
-func (b *Broker) order(c *sandbox.Container, s sandbox.Spec, d policy.Decision, r *session.Request) *session.Spawn {
+func (b *Broker) order(c container, s sandbox.Spec, d policy.Decision, r *session.Request) *session.Spawn {
 	spawn := &session.Spawn{
 		ID: session.ID(b.nextID.Add(1)), User: s.User.Name, UID: s.User.UID, GID: s.User.GID,
 		Home: s.HomePath, Shells: shells(d.Shell), Command: r.Command, Streams: r.Streams,
-		Terminal: r.Terminal, Agent: r.Agent, Umask: r.Umask,
+		Terminal: r.Terminal, Agent: r.Agent && d.Agent, KillRest: d.KillRest, Umask: r.Umask,
 	}
 	for _, g := range s.User.Groups {
 		if c.MapsGID(g.GID) {
@@ -243,16 +243,16 @@ func put(env []string, kv string) []string {
 }
 
 // deliver hands init's answer to the caller.
-func (b *Broker) deliver(conn *net.UnixConn, c *sandbox.Container, r *session.Request, reply *session.Reply, fds []int) *failure {
+func (b *Broker) deliver(conn *net.UnixConn, user string, r *session.Request, reply *session.Reply, fds []int) *failure {
 	defer closeAll(fds)
 	if reply.Failure != session.None {
 		return fail(reply.Failure, reply.Detail, fmt.Errorf("carrel-init: %w", reply.Failure))
 	}
 	if err := sendRights(conn, reply.Encode(), fds); err != nil {
 		// The caller is gone; init sees its control socket close.
-		b.Logger.Info("login given up", "user", c.User, "err", err)
+		b.Logger.Info("login given up", "user", user, "err", err)
 		return nil
 	}
-	b.Logger.Info("session started", "user", c.User, "tty", r.Streams.Tty, "command", r.Command.HasText)
+	b.Logger.Info("session started", "user", user, "tty", r.Streams.Tty, "command", r.Command.HasText)
 	return nil
 }

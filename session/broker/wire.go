@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/carrel-sh/carrel/sandbox"
 	"github.com/carrel-sh/carrel/session"
 )
 
@@ -80,7 +79,7 @@ func readFrame(conn *net.UnixConn) ([]byte, error) {
 
 // spawn asks carrel-init for a session. On a nil error the caller owns the
 // descriptors, which are as many and of the kind that the streams call for.
-func (b *Broker) spawn(ctx context.Context, c *sandbox.Container, order *session.Spawn) (*session.Reply, []int, error) {
+func (b *Broker) spawn(ctx context.Context, c container, order *session.Spawn) (*session.Reply, []int, error) {
 	frame, err := order.Encode()
 	if err != nil {
 		return &session.Reply{Failure: session.TooLong}, nil, nil
@@ -113,7 +112,7 @@ func (b *Broker) spawn(ctx context.Context, c *sandbox.Container, order *session
 }
 
 // Ping asks carrel-init how many sessions it runs.
-func Ping(ctx context.Context, c *sandbox.Container) (session.Pong, error) {
+func Ping(ctx context.Context, c container) (session.Pong, error) {
 	conn, err := ask(ctx, c, session.Ping())
 	if err != nil {
 		return session.Pong{}, err
@@ -128,7 +127,7 @@ func Ping(ctx context.Context, c *sandbox.Container) (session.Pong, error) {
 }
 
 // ask sends one frame to carrel-init. The connection has a deadline.
-func ask(ctx context.Context, c *sandbox.Container, frame []byte) (*net.UnixConn, error) {
+func ask(ctx context.Context, c container, frame []byte) (*net.UnixConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, spawnTime)
 	defer cancel()
 	var conn *net.UnixConn
