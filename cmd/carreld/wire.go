@@ -147,7 +147,7 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	if err != nil {
 		return nil, nil, err
 	}
-	b.Accounts, b.Images, b.Sandboxes = &accounts.Source{}, store, boxes
+	b.Accounts, b.Images, b.Sandboxes = &accounts.Source{}, store, broker.Manager{Manager: boxes}
 	close(wired)
 	return b, boxes, nil
 }
