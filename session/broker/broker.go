@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,12 +153,8 @@ func refuseRights(l *net.UnixListener) error {
 // login serves one caller.
 func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
-	defer func() {
-		// One login's fault must not end all others' daemon.
-		if r := recover(); r != nil {
-			b.Logger.Error("BUG: login panicked", "panic", r)
-		}
-	}()
+	// One login's fault must not end all others' daemon.
+	defer b.survive(func() { _, _ = conn.Write((&session.Reply{Failure: session.Internal}).Encode()) })
 	ctx, cancel := context.WithTimeout(ctx, loginTime)
 	defer cancel()
 	uid, err := peer(conn)
@@ -183,6 +180,14 @@ func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
 	_ = conn.SetDeadline(time.Now().Add(loginTime))
 	if f := b.serve(ctx, conn, uid, request); f != nil {
 		b.refuse(conn, uid, f.code, f.detail, f.cause)
+	}
+}
+
+// survive is deferred. It ends a panic and calls after if there was one.
+func (b *Broker) survive(after func()) {
+	if r := recover(); r != nil {
+		b.Logger.Error("BUG: panic", "panic", r, "stack", string(debug.Stack()))
+		after()
 	}
 }
 

@@ -20,11 +20,12 @@ type known struct {
 	busy   bool // a look-up is under way
 }
 
-// mounts returns what the image is made of. A login into a running container
-// wants to know only whether the image has changed and does not wait for the
-// store: it gets what is known, and the store is asked again behind it. A
-// start gets the store's own word.
-func (b *Broker) mounts(ctx context.Context, name string, running bool) (imagestore.Mounts, error) {
+// mounts returns what the image is made of, and whether that is the store's
+// word of now. A login into a running container wants to know only whether the
+// image has changed and does not wait for the store: it gets what is known, and
+// the store is asked again behind it. Nothing is started from that: its layers
+// may be gone.
+func (b *Broker) mounts(ctx context.Context, name string, running bool) (m imagestore.Mounts, fresh bool, err error) {
 	if running {
 		b.mu.Lock()
 		k := b.images[name]
@@ -39,13 +40,23 @@ func (b *Broker) mounts(ctx context.Context, name string, running bool) (imagest
 		b.mu.Unlock()
 		if stale {
 			// When this login is through: it has the machine to itself until then.
-			time.AfterFunc(refreshDelay, func() { _, _ = b.lookUp(context.WithoutCancel(ctx), name) })
+			time.AfterFunc(refreshDelay, func() {
+				defer b.survive(func() { b.forget(name) })
+				_, _ = b.lookUp(context.WithoutCancel(ctx), name)
+			})
 		}
 		if k != nil {
-			return mounts, nil
+			return mounts, false, nil
 		}
 	}
-	return b.lookUp(ctx, name)
+	m, err = b.lookUp(ctx, name)
+	return m, true, err
+}
+
+func (b *Broker) forget(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.images, name)
 }
 
 // lookUp asks the store and remembers. An image that cannot be had is

@@ -45,14 +45,14 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 	if err != nil {
 		return refusal(err)
 	}
-	wanted, f := b.wanted(ctx, account, decision)
-	if f != nil {
-		return f
+	wanted, fresh, err := b.wanted(ctx, account, decision)
+	if err != nil {
+		return imageFailure(decision.Image, err)
 	}
 	// The second try is for a container that ended between being found and
 	// being asked.
 	for try := 0; ; try++ {
-		c, f := b.container(ctx, wanted)
+		c, f := b.container(ctx, wanted, fresh)
 		if f != nil {
 			return f
 		}
@@ -96,19 +96,16 @@ func ended(c container) bool {
 	}
 }
 
-// wanted says what the user's container should look like.
-func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decision) (sandbox.Spec, *failure) {
-	mounts, err := b.mounts(ctx, d.Image, b.Sandboxes.Find(a.UID) != nil)
-	switch {
-	case errors.Is(err, imagestore.ErrNotFound):
-		return sandbox.Spec{}, fail(session.NoImage, d.Image, err)
-	case err != nil:
-		return sandbox.Spec{}, fail(startFailure(err), "", err)
+// wanted says what the user's container should look like, and whether that is
+// fresh enough to start it.
+func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decision) (sandbox.Spec, bool, error) {
+	mounts, fresh, err := b.mounts(ctx, d.Image, b.Sandboxes.Find(a.UID) != nil)
+	if err != nil {
+		return sandbox.Spec{}, false, err
 	}
 	s := sandbox.Spec{
 		User:  sandbox.User{Name: a.Name, UID: a.UID, GID: a.GID, Shell: d.Shell},
-		Image: d.Image, ImageID: string(mounts.ImageID), Layers: mounts.Layers,
-		Hostname: hostname(a.Name), Home: sandbox.HomeKind(d.Home), HomePath: d.HomePath,
+		Image: d.Image, Hostname: hostname(a.Name), Home: sandbox.HomeKind(d.Home), HomePath: d.HomePath,
 		Limits: cgroup.Limits{
 			MemoryBytes: d.Limits.MemoryBytes, SwapBytes: d.Limits.SwapBytes, CPUWeight: d.Limits.CPUWeight,
 			CPUQuotaMicros: d.Limits.CPUQuotaMicros, Pids: d.Limits.Pids,
@@ -121,10 +118,24 @@ func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decisi
 	for _, g := range a.Groups {
 		s.User.Groups = append(s.User.Groups, sandbox.Group{Name: g.Name, GID: g.GID})
 	}
-	for _, bind := range mounts.Binds {
+	made(&s, mounts)
+	return s, fresh, nil
+}
+
+// made says of what s is made.
+func made(s *sandbox.Spec, m imagestore.Mounts) {
+	s.ImageID, s.Layers, s.Binds = string(m.ImageID), m.Layers, nil
+	for _, bind := range m.Binds {
 		s.Binds = append(s.Binds, spec.Bind{Source: bind.Source, Target: bind.Target, Recursive: bind.Recursive})
 	}
-	return s, nil
+}
+
+// imageFailure is why an image cannot be had.
+func imageFailure(name string, err error) *failure {
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return fail(session.NoImage, name, err)
+	}
+	return fail(startFailure(err), "", err)
 }
 
 // hostname is the container's: the user's name and the host's short one, as
@@ -146,8 +157,9 @@ func hostname(user string) string {
 }
 
 // container returns the user's running container and starts it if there is
-// none, or if it is outdated and nobody is in it.
-func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (container, *failure) {
+// none, or if it is outdated and nobody is in it. Where wanted is not fresh, the
+// store is asked what to start from.
+func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool) (container, *failure) {
 	uid := wanted.User.UID
 	if c := b.Sandboxes.Find(uid); c != nil && !c.Outdated(&wanted) {
 		return c, nil
@@ -160,6 +172,13 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (container,
 			}
 			b.Logger.Info("container outdated", "user", wanted.User.Name)
 		}
+		if !fresh {
+			mounts, err := b.lookUp(ctx, wanted.Image)
+			if err != nil {
+				return err
+			}
+			made(&wanted, mounts)
+		}
 		if err := b.Sandboxes.Stop(ctx, uid); err != nil {
 			return err
 		}
@@ -167,7 +186,7 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec) (container,
 		return err
 	})
 	if err != nil {
-		return nil, fail(startFailure(err), "", err)
+		return nil, imageFailure(wanted.Image, err)
 	}
 	return c, nil
 }
