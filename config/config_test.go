@@ -19,6 +19,8 @@ const full = `# everything
 image = "debian:12"
 shell = "/bin/zsh"
 home = "host"
+linger = "kill"
+agent_forwarding = false
 enforce = "best-effort"
 login_shells = ["/opt/carrel/carrelsh"]
 
@@ -45,6 +47,7 @@ message = "Ask the front desk."
 [[rule]]
 users = ["alice", "bob"]
 image = "gpu"
+linger = "keep"
 [rule.limits]
 memory = "8GiB"
 [rule.env]
@@ -60,12 +63,13 @@ func TestParseFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	top := Settings{
-		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost, Linger: LingerKeep,
+		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost, Linger: LingerKill, NoAgent: true,
 		Limits: Limits{MemoryBytes: 512 << 20, SwapBytes: 1 << 30, CPUWeight: 50, CPUQuotaMicros: 150_000, Pids: 100},
 		Env:    map[string]string{"EDITOR": "vi", "LANG": "C.UTF-8"},
 	}
 	own := top.clone()
 	own.Image = "gpu"
+	own.Linger = LingerKeep
 	own.Limits.MemoryBytes = 8 << 30
 	own.Env["EDITOR"] = "emacs"
 	want := &Config{
@@ -74,9 +78,9 @@ func TestParseFull(t *testing.T) {
 		LoginShells: []string{"/opt/carrel/carrelsh"},
 		IDs:         IDRegion{First: 1900019712, Count: 131072},
 		Rules: []Rule{
-			{Groups: []string{"banned"}, Refuse: true, Message: "Ask the front desk.", Line: 23},
-			{Users: []string{"alice", "bob"}, Settings: own, Line: 28},
-			{Users: []string{"*"}, Settings: top, Line: 36},
+			{Groups: []string{"banned"}, Refuse: true, Message: "Ask the front desk.", Line: 25},
+			{Users: []string{"alice", "bob"}, Settings: own, Line: 30},
+			{Users: []string{"*"}, Settings: top, Line: 39},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

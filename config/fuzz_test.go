@@ -78,6 +78,8 @@ func invalid(c *Config) string {
 			return "shell " + s.Shell
 		case s.Home != HomePrivate && s.Home != HomeHost && s.Home != HomeNone:
 			return "home " + string(s.Home)
+		case s.Linger != LingerKeep && s.Linger != LingerKill:
+			return "linger " + string(s.Linger)
 		case l.MemoryBytes < 16<<20 || l.MemoryBytes > 1<<50 || l.SwapBytes < 0 || l.SwapBytes > 1<<50:
 			return fmt.Sprintf("memory %+v", l)
 		case l.CPUWeight < 1 || l.CPUWeight > 10000 || l.CPUQuotaMicros < 0 || l.CPUQuotaMicros > 1024*CPUPeriodMicros*100:
@@ -127,6 +129,7 @@ func encodeSettings(b *strings.Builder, s Settings) {
 		quota = fmt.Sprintf("%d%%", s.Limits.CPUQuotaMicros*100/CPUPeriodMicros)
 	}
 	fmt.Fprintf(b, "image = %s\nshell = %s\nhome = %s\n", quote(s.Image), quote(s.Shell), quote(string(s.Home)))
+	fmt.Fprintf(b, "linger = %s\nagent_forwarding = %v\n", quote(string(s.Linger)), !s.NoAgent)
 	fmt.Fprintf(b, "limits = { memory = %q, swap = %q, cpu_weight = %d, cpu_quota = %q, pids = %d }\n",
 		FormatSize(s.Limits.MemoryBytes), FormatSize(s.Limits.SwapBytes), s.Limits.CPUWeight, quota, s.Limits.Pids)
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {

@@ -46,6 +46,8 @@ EDITOR = "vi"
 users = ["bob", "eve"]
 home = "none"
 shell = "/bin/sh"
+linger = "kill"
+agent_forwarding = false
 `
 
 func parse(t testing.TB, text string) *config.Config {
@@ -89,7 +91,7 @@ func TestDecideAdmits(t *testing.T) {
 		Limits: large, Env: []string{"EDITOR=vi", "LANG=C.UTF-8"}, Rule: 2,
 	}
 	bob := Decision{
-		Image: "host", Shell: "/bin/sh", Home: config.HomeNone, HomePath: "/", Agent: true,
+		Image: "host", Shell: "/bin/sh", Home: config.HomeNone, HomePath: "/", KillRest: true,
 		Limits: limits, Env: []string{"LANG=C.UTF-8"}, Rule: 3,
 	}
 	for _, tt := range []struct {
