@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,7 +206,7 @@ func (s *attached) listen() (exit session.Exit, failure session.Failure, ended b
 	buf, oob := make([]byte, 64), make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(s.control, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	fds := rights(oob[:oobn])
-	if err == unix.EAGAIN || err == unix.EINTR {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 		return exit, failure, false
 	}
 	if err == nil && len(fds) == 1 && session.KindOf(buf[:n]) == session.KindAgent {

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,12 +59,15 @@ func jitter(limit time.Duration) time.Duration {
 	return time.Duration(n % uint64(limit))
 }
 
-// send writes one frame.
+// send writes one frame. It is no error if nobody reads it: a daemon that has
+// too many logins of the user replies at once and leaves, and receive has it.
 func send(fd int, frame []byte) error {
 	for {
 		_, err := unix.Write(fd, frame)
 		switch err {
 		case unix.EINTR:
+		case unix.EPIPE, unix.ECONNRESET:
+			return nil
 		case unix.EAGAIN:
 			if !pollUntil(fd, unix.POLLOUT, time.Now().Add(dialTime)) {
 				return err
@@ -81,12 +85,19 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 	buf := make([]byte, 1024)
 	// Room for more descriptors than can be right, so that none is lost.
 	oob := make([]byte, unix.CmsgSpace(8*4))
+	reset := false
 	for {
 		if !pollUntil(fd, unix.POLLIN, deadline) {
 			return nil, nil, session.NoAnswer
 		}
 		n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EINTR || err == unix.EAGAIN {
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.ECONNRESET) && !reset:
+			// A daemon that refused without reading the request. The error is
+			// told once, ahead of the reply.
+			reset = true
 			continue
 		}
 		if err != nil || n == 0 {

@@ -200,6 +200,7 @@ func (b *Broker) refuse(conn *net.UnixConn, uid uint32, code session.Failure, de
 	b.Logger.Log(context.Background(), level, "login refused", "uid", uid, "status", code.Status(), "err", cause)
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write((&session.Reply{Failure: code, Detail: detail}).Encode())
+	discard(conn)
 }
 
 // enter counts a login of uid, false if there are too many.

@@ -61,7 +61,7 @@ func readFrame(conn *net.UnixConn) ([]byte, error) {
 	err = raw.Read(func(fd uintptr) bool {
 		n, _, err := unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 		switch {
-		case err == unix.EAGAIN || err == unix.EINTR:
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 			return false
 		case err == nil && n == 0:
 			err = errors.New("closed before the request")
@@ -75,6 +75,23 @@ func readFrame(conn *net.UnixConn) ([]byte, error) {
 		return true
 	})
 	return frame, errors.Join(err, failed)
+}
+
+// discard takes what the caller sent and nobody read: closing a socket before
+// that resets the connection (unix_release_sock in net/unix/af_unix.c), and the
+// caller would get ECONNRESET in the place of the reply.
+func discard(conn *net.UnixConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for range 8 { // a caller sends one packet
+			if n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_DONTWAIT); err != nil || n == 0 {
+				return
+			}
+		}
+	})
 }
 
 // spawn asks carrel-init for a session. On a nil error the caller owns the
