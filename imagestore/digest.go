@@ -32,3 +32,13 @@ func (d Digest) check() error {
 
 // hex returns the digits without the algorithm.
 func (d Digest) hex() string { return strings.TrimPrefix(string(d), digestPrefix) }
+
+// chainID returns the identity of the layer with the given diffID on top of
+// parent, which is "" for a bottom layer (OCI image-spec, config.md,
+// "Layer ChainID").
+func chainID(parent, diffID Digest) Digest {
+	if parent == "" {
+		return diffID
+	}
+	return digestBytes([]byte(string(parent) + " " + string(diffID)))
+}

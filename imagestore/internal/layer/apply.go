@@ -31,6 +31,8 @@ type Options struct {
 	Progress func(entries int64) error
 	// Device is called for each device node that is left out; nil is not.
 	Device func(unsafePath string)
+	// ratioFloor replaces defaultRatioFloor in tests.
+	ratioFloor int64
 }
 
 // A Result is what became of an archive.
@@ -60,7 +62,7 @@ func Apply(root *os.File, archive io.Reader, opt Options) (Result, error) {
 	}
 	defer a.tree.forget()
 	var err error
-	if a.stream, err = openStream(archive, opt.MaxBytes, a.tick); err != nil {
+	if a.stream, err = openStream(archive, opt, a.tick); err != nil {
 		return Result{}, err
 	}
 	if err := a.entries(tar.NewReader(a.stream)); err != nil {

@@ -330,13 +330,14 @@ func TestBombs(t *testing.T) {
 		opt  func(*Options)
 		want string
 	}{
-		{"gzip over the bytes", bomb(t, 40<<20, gzipTo), func(o *Options) { o.MaxBytes = 32 << 20 }, "more than 33554432 bytes"},
-		{"gzip within the bytes", bomb(t, 31<<20, gzipTo), func(o *Options) { o.MaxBytes = 32 << 20 }, ""},
-		{"zstd over the bytes", bomb(t, 40<<20, zstdTo), func(o *Options) { o.MaxBytes = 32 << 20 }, "more than 33554432 bytes"},
+		{"gzip over the bytes", bomb(t, 10<<20, gzipTo), func(o *Options) { o.MaxBytes = 8 << 20 }, "more than 8388608 bytes"},
+		{"gzip within the bytes", bomb(t, 7<<20, gzipTo), func(o *Options) { o.MaxBytes = 8 << 20 }, ""},
+		{"zstd over the bytes", bomb(t, 10<<20, zstdTo), func(o *Options) { o.MaxBytes = 8 << 20 }, "more than 8388608 bytes"},
 		{"bytes in padding", slices.Concat(archive(t, file("x", "")), make([]byte, 2<<20)), func(o *Options) { o.MaxBytes = 1 << 20 }, "more than 1048576 bytes"},
 		{"bytes in names", archive(t, file(strings.Repeat("x/", 100)+"y", ""), file("z", "")), func(o *Options) { o.MaxBytes = 1024 }, "more than 1024 bytes"},
-		{"gzip ratio", bomb(t, 1<<30+64<<20, gzipTo), func(o *Options) { o.MaxBytes = 1 << 40 }, "more than 200 times"},
-		{"sparse ratio", archive(t, sparse(1<<31, 0)), func(o *Options) { o.MaxBytes = 1 << 40 }, "more than 200 times"},
+		{"gzip ratio", bomb(t, 6<<20, gzipTo), func(o *Options) { o.MaxBytes, o.ratioFloor = 1<<40, 4<<20 }, "more than 200 times"},
+		{"gzip ratio below the floor", bomb(t, 6<<20, gzipTo), func(o *Options) { o.MaxBytes, o.ratioFloor = 1<<40, 16<<20 }, ""},
+		{"sparse ratio", archive(t, sparse(1<<31, 0)), func(o *Options) { o.MaxBytes, o.ratioFloor = 1<<40, 4<<20 }, "more than 200 times"},
 		{"entries", archive(t, many(21)...), func(o *Options) { o.MaxEntries = 20 }, "more than 20 entries"},
 		{"entries within", archive(t, many(20)...), func(o *Options) { o.MaxEntries = 20 }, ""},
 		{"implied directories", archive(t, file(deep+"x", ""), file("e/"+deep[2:]+"y", ""), file("z", "")), func(o *Options) { o.MaxEntries = 400 }, "more than 400 entries"},

@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"errors"
@@ -17,11 +18,11 @@ const (
 	// maxWindow is what zstd(1) accepts without --long=28 or more; 8 MiB is
 	// what RFC 8878, 3.1.1.1.2, asks of everybody.
 	maxWindow = 128 << 20
-	// Past ratioFloor bytes, an archive that expands more than maxRatio
+	// Past this many bytes, an archive that expands more than maxRatio
 	// times is taken for a bomb. Root file systems shrink 2 to 10 times;
 	// gzip can reach 1032.
-	ratioFloor = 1 << 30
-	maxRatio   = 200
+	defaultRatioFloor = 1 << 30
+	maxRatio          = 200
 )
 
 // errTruncated says that the archive ends too early.
@@ -54,6 +55,7 @@ type stream struct {
 	sum   hash.Hash
 	total int64 // bytes read
 	limit int64
+	floor int64 // from here on the expansion is looked at
 	zeros int64 // NUL bytes at the end of what was read so far
 	// tick is called about every tickBytes.
 	tick   func() error
@@ -75,9 +77,9 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // openStream recognises the compression by the first bytes.
-func openStream(r io.Reader, limit int64, tick func() error) (*stream, error) {
+func openStream(r io.Reader, opt Options, tick func() error) (*stream, error) {
 	in := &counter{r: r}
-	s := &stream{in: in, sum: sha256.New(), limit: limit, tick: tick}
+	s := &stream{in: in, sum: sha256.New(), limit: opt.MaxBytes, floor: cmp.Or(opt.ratioFloor, defaultRatioFloor), tick: tick}
 	buffered := bufio.NewReaderSize(in, 64<<10)
 	head, err := buffered.Peek(8)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -140,7 +142,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // checkRatio refuses that the archive became more than size bytes.
 func (s *stream) checkRatio(size int64) error {
-	if size > ratioFloor && size/maxRatio > s.in.n {
+	if size > s.floor && size/maxRatio > s.in.n {
 		return fmt.Errorf("the archive expands more than %d times", maxRatio)
 	}
 	return nil
