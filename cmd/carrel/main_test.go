@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,6 +84,7 @@ func runScripts(t *testing.T, dir string) {
 			"carreld":  fakeDaemon,
 			"status":   wantStatus,
 			"carrelsh": publicCarrelsh,
+			"libexec":  buildLibexec,
 		},
 	})
 }
@@ -112,6 +114,16 @@ func publicCarrelsh(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.WriteFile(path, own, 0o700))
 	ts.Check(os.Chmod(path, 0o755))
 	ts.Setenv("CARRELSH", path)
+}
+
+// buildLibexec is "libexec DIR": it builds the image worker into DIR.
+func buildLibexec(ts *testscript.TestScript, _ bool, args []string) {
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", ts.MkAbs(args[0])+"/", "github.com/carrel-sh/carrel/cmd/carrel-unpack")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	if err != nil {
+		ts.Fatalf("%v: %v\n%s", build, err, out)
+	}
 }
 
 // fakeDaemon serves the containers of fakeContainers until the script ends.
@@ -178,7 +190,7 @@ func TestHelpTexts(t *testing.T) {
 		}
 	}
 	want := []string{
-		"carrel-config-check.1", "carrel-config.1", "carrel-enter.1", "carrel-image-ls.1", "carrel-image-rm.1",
+		"carrel-config-check.1", "carrel-config.1", "carrel-enter.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
 		"carrel-image.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-stop.1", "carrel-version.1", "carrel.1",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {

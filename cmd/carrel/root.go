@@ -28,7 +28,7 @@ const (
 
 const longHelp = `Carrel gives each user of this host a private machine: their login shell is a
 container of their own. This command shows the administrator what runs, stops
-it, lists images, and explains who gets what. Users need carrelsh(1) only.
+it, imports images, and explains who gets what. Users need carrelsh(1) only.
 
 EXIT STATUS
 
