@@ -302,7 +302,12 @@ func (b *build) logged() string {
 		return ""
 	}
 	n, _ := b.log.ReadAt(buf, max(0, size-limit))
-	text := strings.TrimSpace(string(bytes.ToValidUTF8(buf[:n], []byte("?"))))
+	return quoted(buf[:n])
+}
+
+// quoted returns what a program said, for the end of an error message.
+func quoted(said []byte) string {
+	text := strings.TrimSpace(string(bytes.ToValidUTF8(said, []byte("?"))))
 	if text == "" {
 		return ""
 	}
@@ -321,16 +326,22 @@ func (m *Manager) runtime(ctx context.Context, verb string, order []byte, log *o
 	cmd.Stdin = bytes.NewReader(order)
 	var out bytes.Buffer
 	cmd.Stdout = &out
-	cmd.Stderr = log
+	var said bytes.Buffer
+	if cmd.Stderr = &said; log != nil {
+		cmd.Stderr = log
+	}
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true}
+	// What libcontainer forked is of its process group until it is in the
+	// container's cgroup, and would be left when the deadline ends it alone.
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	// The pipes of stdin and stdout may be held by what the runtime left.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, fmt.Errorf("carrel-runtime %s: %w", verb, err)
+		return nil, fmt.Errorf("carrel-runtime %s: %w%s", verb, err, quoted(said.Bytes()))
 	}
 	return out.Bytes(), nil
 }
@@ -343,10 +354,14 @@ func passwdLine(s Spec) string {
 	}, ":")
 }
 
+// maxGroupLines is what a session.Boot takes. Directory services put people
+// into more groups; a group past it has no name inside.
+const maxGroupLines = 1024
+
 func groupLines(u User) []string {
 	var lines []string
 	for _, g := range u.Groups {
-		if g.Name == "" {
+		if g.Name == "" || len(lines) == maxGroupLines {
 			continue
 		}
 		members := ""
