@@ -13,6 +13,7 @@ GOBUILD   = $(GO) build -trimpath -buildvcs=false
 STATIC    = carrelsh carreld carrel carrel-init carrel-unpack
 BUILDDEPS = gcc libc6-dev
 TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+VMDEPS    = e2fsprogs qemu-system-x86
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
 SHARE     = $(DESTDIR)$(PREFIX)/share
@@ -20,7 +21,7 @@ BASHCOMP  = $(SHARE)/bash-completion/completions/carrel
 ZSHCOMP   = $(SHARE)/zsh/vendor-completions/_carrel
 FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
 
-.PHONY: help build install uninstall demo test check bench fuzz clean
+.PHONY: help build install uninstall demo test test-vm check bench fuzz clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +61,11 @@ test: ## every test, as root; installs what it needs
 	@scripts/need $(TESTDEPS)
 	@scripts/need --root 'make test' 'go test ./... runs what can be run without it'
 	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -timeout 14m ./...
+
+test-vm: ## Debian's kernel with cgroup v2 in a virtual machine, some minutes
+	@scripts/need $(TESTDEPS) $(VMDEPS)
+	@scripts/need --root 'make test-vm'
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags vm -count=1 -timeout 20m -v ./test/vm
 
 check: $(BIN)/tools/.built ## gofmt, vet, staticcheck, golangci-lint, import rules
 	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "gofmt wants: $$files"; exit 1; }
