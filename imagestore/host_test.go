@@ -269,6 +269,22 @@ func TestHostRacyChange(t *testing.T) {
 	}
 }
 
+// TestFingerprintRacy is about kernels whose clock for files is coarse; since
+// Linux 6.13 TestHostRacyChange alone cannot tell.
+func TestFingerprintRacy(t *testing.T) {
+	root := t.TempDir()
+	mustWrite(t, filepath.Join(root, "file"), "x", 0o644)
+	h := &hostImage{root: root}
+	sources := []string{"file", "missing"}
+	if got := h.fingerprint(sources, time.Now()); got != "" {
+		t.Errorf("fingerprint of a file that just changed = %q; want none", got)
+	}
+	long := h.fingerprint(sources, time.Now().Add(time.Minute))
+	if long == "" || long != h.fingerprint(sources, time.Time{}) {
+		t.Errorf("fingerprint of a file that changed long ago = %q; want the same as without a time", long)
+	}
+}
+
 func TestHostRecordDamage(t *testing.T) {
 	root := testHost(t)
 	tests := []struct {
@@ -301,6 +317,37 @@ func TestHostRecordDamage(t *testing.T) {
 				t.Errorf("etc/profile = %q; want a file", got)
 			}
 		})
+	}
+}
+
+// TestHostStale: a generation that was replaced stays for a while, and then
+// goes the way of removed layers.
+func TestHostStale(t *testing.T) {
+	root := testHost(t)
+	s := testStore(t, Config{HostRoot: root})
+	before := mustMounts(t, s, "host").Layers[0]
+	mustWrite(t, filepath.Join(root, "etc/profile"), "new", 0o644)
+	after := mustMounts(t, s, "host").Layers[0]
+	mustMkdir(t, filepath.Join(s.path(dirHost), tempPrefix+"crashed"), 0o700)
+
+	age := func(dirs ...string) {
+		for _, dir := range dirs {
+			long := time.Now().Add(-2 * generationGrace)
+			if err := os.Chtimes(dir, long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	age(before)
+	if err := s.Collect(t.Context(), nil); err != nil || !isDir(before) {
+		t.Errorf("Collect = %v; the old generation is gone at once", err)
+	}
+	age(after, filepath.Join(s.path(dirHost), tempPrefix+"crashed"))
+	if err := s.Collect(t.Context(), []string{before}); err != nil || isDir(before) || !isDir(after) || trashDirs(t, s) != 1 {
+		t.Errorf("Collect = %v; old %t, new %t, %d in the trash; want the old one there, since it is in use", err, isDir(before), isDir(after), trashDirs(t, s))
+	}
+	if err := s.Collect(t.Context(), nil); err != nil || trashDirs(t, s) != 0 {
+		t.Errorf("Collect = %v with %d in the trash; want none", err, trashDirs(t, s))
 	}
 }
 
@@ -381,5 +428,25 @@ func BenchmarkMakeHost(b *testing.B) {
 		if _, err := newHostLayer(b.Context(), "/", b.TempDir()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkMountsImported is the other half of what a cold login asks.
+func BenchmarkMountsImported(b *testing.B) {
+	s := testStore(b, Config{})
+	fakeImage(b, s, "a", "1", "2", "3")
+	for b.Loop() {
+		mustMounts(b, s, "a")
+	}
+}
+
+// BenchmarkMountsHostFresh is what a new process pays, such as carrel(1).
+func BenchmarkMountsHostFresh(b *testing.B) {
+	s := testStore(b, Config{})
+	mustMounts(b, s, "host")
+	time.Sleep(2 * clockGrain)
+	for b.Loop() {
+		s.host.current.Store(nil)
+		mustMounts(b, s, "host")
 	}
 }

@@ -347,6 +347,40 @@ func TestImportDoesNotBlock(t *testing.T) {
 	}
 }
 
+// TestImportDiskFull: an archive that is too large for the disk leaves nothing,
+// and a smaller one is imported afterwards.
+func TestImportDiskFull(t *testing.T) {
+	s := importStore(t)
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, "size=2m,mode=0755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := s.cfg
+	cfg.Dir = filepath.Join(disk, "images")
+	s = testStore(t, cfg)
+	var large bytes.Buffer
+	w := tar.NewWriter(&large)
+	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Size: 3 << 20, Mode: 0o644})
+	_, err2 := w.Write(make([]byte, 3<<20))
+	if err := errors.Join(err, err2, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Import(t.Context(), "a", &large, ImportOptions{})
+	checkError(t, err, "no space left on device")
+	if got := debris(t, s); got != nil {
+		t.Errorf("left behind: %q", got)
+	}
+	mustImport(t, s, "a", tarball(t, tar.Header{Name: "small"}))
+	if got := content(t, s, "a"); got != "small" {
+		t.Errorf("a has %q", got)
+	}
+}
+
 func TestImportConcurrently(t *testing.T) {
 	s := importStore(t)
 	stores := []*Store{s, reopen(t, s)}
