@@ -10,9 +10,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 
 LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.socketPath=$(RUNDIR)/login.sock
 GOBUILD   = $(GO) build -trimpath -buildvcs=false
-STATIC    = carrelsh carreld carrel carrel-init carrel-unpack
+STATIC    = carrelsh carreld carrel carrel-init carrel-transfer carrel-unpack
 BUILDDEPS = gcc libc6-dev
-TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+TESTDEPS  = $(BUILDDEPS) $(shell cat test/fidelity/packages.txt) git mmdebstrap openssh-client openssh-server procps util-linux zstd
 VMDEPS    = e2fsprogs qemu-system-x86
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
@@ -26,7 +26,7 @@ FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
 
-build: ## build the six binaries into bin/
+build: ## build every binary into bin/
 	@scripts/need $(BUILDDEPS)
 	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
 	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/ ./cmd/carrel-runtime
@@ -41,7 +41,7 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 	install -m 0755 $(BIN)/carreld $(DESTDIR)$(PREFIX)/sbin/
 	install -m 0700 $(BIN)/carrel-runtime $(DESTDIR)$(PREFIX)/libexec/carrel/
 	install -m 0111 $(BIN)/carrel-init $(DESTDIR)$(PREFIX)/libexec/carrel/
-	install -m 0755 $(BIN)/carrel-unpack $(DESTDIR)$(PREFIX)/libexec/carrel/
+	install -m 0755 $(BIN)/carrel-transfer $(BIN)/carrel-unpack $(DESTDIR)$(PREFIX)/libexec/carrel/
 	$(BIN)/carrel docs man $(BIN)/man
 	for page in packaging/man/*.[158] $(BIN)/man/*.[158]; do \
 		install -m 0644 $$page $(SHARE)/man/man$${page##*.}/ || exit; done
