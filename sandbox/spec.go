@@ -34,17 +34,26 @@ const (
 	HomeNone    HomeKind = "none"    // nothing is mounted; the path is in the user's layer
 )
 
+// What a Spec is made of, under the names of the packages that define it.
+type (
+	Limits = cgroup.Limits
+	Bind   = spec.Bind
+)
+
+// NoSwap as Limits.SwapBytes forbids swap altogether.
+const NoSwap = cgroup.NoSwap
+
 // A Spec is all that decides what a container looks like.
 type Spec struct {
 	User     User
 	Hostname string
-	Image    string      // name, for people
-	ImageID  string      // digest; another one is another container
-	Layers   []string    // directories, top first, unshifted owners
-	Binds    []spec.Bind // read-only directories of the host
-	Home     HomeKind    // "" is private
-	HomePath string      // where the home is inside, and on the host for HomeHost
-	Limits   cgroup.Limits
+	Image    string   // name, for people
+	ImageID  string   // digest; another one is another container
+	Layers   []string // directories, top first, unshifted owners
+	Binds    []Bind   // read-only directories of the host
+	Home     HomeKind // "" is private
+	HomePath string   // where the home is inside, and on the host for HomeHost
+	Limits   Limits
 	// BestEffort starts the container although the host cannot enforce a
 	// limit; which one is in Container.Unenforced. False refuses.
 	BestEffort bool

@@ -15,8 +15,6 @@ import (
 	"github.com/carrel-sh/carrel/imagestore"
 	"github.com/carrel-sh/carrel/policy"
 	"github.com/carrel-sh/carrel/sandbox"
-	"github.com/carrel-sh/carrel/sandbox/cgroup"
-	"github.com/carrel-sh/carrel/sandbox/spec"
 	"github.com/carrel-sh/carrel/session"
 )
 
@@ -106,14 +104,14 @@ func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decisi
 	s := sandbox.Spec{
 		User:  sandbox.User{Name: a.Name, UID: a.UID, GID: a.GID, Shell: d.Shell},
 		Image: d.Image, Hostname: hostname(a.Name), Home: sandbox.HomeKind(d.Home), HomePath: d.HomePath,
-		Limits: cgroup.Limits{
+		Limits: sandbox.Limits{
 			MemoryBytes: d.Limits.MemoryBytes, SwapBytes: d.Limits.SwapBytes, CPUWeight: d.Limits.CPUWeight,
 			CPUQuotaMicros: d.Limits.CPUQuotaMicros, Pids: d.Limits.Pids,
 		},
 		BestEffort: d.BestEffort,
 	}
 	if s.Limits.SwapBytes == 0 {
-		s.Limits.SwapBytes = cgroup.NoSwap
+		s.Limits.SwapBytes = sandbox.NoSwap
 	}
 	for _, g := range a.Groups {
 		s.User.Groups = append(s.User.Groups, sandbox.Group{Name: g.Name, GID: g.GID})
@@ -126,7 +124,7 @@ func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decisi
 func made(s *sandbox.Spec, m imagestore.Mounts) {
 	s.ImageID, s.Layers, s.Binds = string(m.ImageID), m.Layers, nil
 	for _, bind := range m.Binds {
-		s.Binds = append(s.Binds, spec.Bind{Source: bind.Source, Target: bind.Target, Recursive: bind.Recursive})
+		s.Binds = append(s.Binds, sandbox.Bind(bind))
 	}
 }
 
