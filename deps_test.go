@@ -41,7 +41,7 @@ var layers = []struct{ in, may, why string }{
 	{"session/attach", "session session/attach/...", "carrelsh links it and starts in a millisecond"},
 	{"session/spawn", "session session/spawn/... sandbox/cgroup/leaf", "it runs as PID 1 among the user's processes"},
 	{"session/broker", "accounts config imagestore policy sandbox session session/broker/...", "it joins the parts; nothing but carreld is above it"},
-	{"imagestore/...", "imagestore/... internal/idmap", "it returns a mount list and knows of no container"},
+	{"imagestore/...", "imagestore/... internal/idmap internal/testneed", "it returns a mount list and knows of no container"},
 	{"sandbox", "session internal/idmap sandbox/...", "it takes a mount list and knows of no image"},
 	{"sandbox/runtime", "internal/idmap sandbox/... session", "the one package that knows libcontainer"},
 	{"sandbox/...", "internal/idmap sandbox/...", "the parts of a container"},

@@ -117,6 +117,36 @@ func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
 	return nil
 }
 
+// forgetIdentity removes the account files that carrel-init wrote into the
+// user's layer at the last start, so that it writes them anew from the image's:
+// another image has other accounts. The container does not run. Nothing below
+// the layer is followed: its directory etc is a directory or left alone.
+func forgetIdentity(upper string) error {
+	root, err := os.Open(upper)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	etc, err := unix.Openat2(int(root.Fd()), "etc", &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "openat2", Path: upper + "/etc", Err: err}
+	}
+	defer unix.Close(etc)
+	for _, name := range []string{"passwd", "group", "hostname", "hosts"} {
+		// Neither a directory in its place nor its absence matters.
+		if err := unix.Unlinkat(etc, name, 0); err != nil && err != unix.ENOENT && err != unix.EISDIR {
+			return &os.PathError{Op: "unlinkat", Path: upper + "/etc/" + name, Err: err}
+		}
+	}
+	return nil
+}
+
 // writeJSON writes a file that appears whole or not at all.
 func writeJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "\t")

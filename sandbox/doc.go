@@ -28,6 +28,8 @@
 // # What an attacker controls
 //
 // The content of the upper layer and of the home, and everything that comes
-// out of the container's socket. This package opens no path below either: it
-// makes and checks the top directories, and hands them to carrel-runtime.
+// out of the container's socket. This package reads nothing below either: it
+// makes and checks the top directories, unlinks four names of our own in the
+// layer's etc while no process of the container lives, and hands them to
+// carrel-runtime.
 package sandbox

@@ -147,6 +147,9 @@ func (b *build) makeDirs() error {
 	if err := os.Lchown(upper, int(b.ids.First), int(b.ids.First)); err != nil {
 		return err
 	}
+	if err := forgetIdentity(upper); err != nil {
+		return err
+	}
 	var err error
 	b.home, err = b.m.home(b.s)
 	return err
