@@ -139,6 +139,7 @@ const signalDelay = 30 * time.Millisecond
 func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Failure) {
 	reading := true // descriptor 0, here
 	var small [smallest]byte
+	var gone closed
 	for {
 		fds := []unix.PollFd{{Fd: -1, Events: unix.POLLIN}, {Fd: -1, Events: unix.POLLIN}}
 		over := s.isOver.Load()
@@ -148,6 +149,7 @@ func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Fail
 		if reading && !over {
 			fds[1].Fd = 0
 		}
+		fds = append(fds, gone.watch(s.tty != nil || over)...)
 		left := false
 		for _, o := range outs {
 			fd := int32(-1) // poll(2) passes over it
@@ -170,8 +172,11 @@ func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Fail
 			go s.forwardSignals(watchSignals())
 			continue
 		}
+		if gone.note(fds[2:5]) {
+			s.vanish()
+		}
 		for i, o := range outs {
-			if fds[2+i].Revents != 0 {
+			if fds[5+i].Revents != 0 {
 				s.forward(o, small[:])
 			}
 		}
@@ -187,6 +192,35 @@ func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Fail
 			}
 		}
 	}
+}
+
+// closed says which of the descriptors 0, 1 and 2 have nobody at their other
+// end. Without a terminal that is the only sign of a client that has vanished:
+// sshd closes its ends and sends no signal. One of them alone means nothing:
+// stdin ends where it was read to its end, and head(1) closes its pipe early.
+// A file or /dev/null has no other end, and then nobody can vanish.
+type closed [3]bool
+
+// watch returns what to poll for it.
+func (c closed) watch(never bool) []unix.PollFd {
+	fds := []unix.PollFd{{Fd: -1}, {Fd: -1}, {Fd: -1}}
+	for i := range fds {
+		if !never && !c[i] { // it would be ready for ever
+			fds[i].Fd = int32(i) // for POLLHUP and POLLERR, which are always told
+		}
+	}
+	return fds
+}
+
+// note takes the answer and is true when the last of them has closed.
+func (c *closed) note(fds []unix.PollFd) bool {
+	news := false
+	for i := range fds {
+		if fds[i].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
+			c[i], news = true, true
+		}
+	}
+	return news && c[0] && c[1] && c[2]
 }
 
 // timeout is poll's, in milliseconds.
@@ -288,8 +322,7 @@ func (s *attached) feed(first []byte) {
 
 func (s *attached) endFeed() {
 	if s.streams.Tty {
-		// A terminal that ends has been hung up (tty_ioctl(4)).
-		s.hangup()
+		s.vanish() // a terminal that ends has been hung up (tty_ioctl(4))
 		return
 	}
 	_ = unix.Close(s.in)
@@ -351,8 +384,14 @@ func (s *attached) await(from int, over bool) (ready, ok bool) {
 	return fds[0].Revents != 0, true
 }
 
-// hangup tells the session that its terminal is gone, and ends the relay if
-// the session does not end by itself.
+// vanish leaves the session, for there is nobody to relay for. Init sees the
+// control socket close, and ends it.
+func (s *attached) vanish() {
+	s.hungUp.Store(true)
+	_ = unix.Shutdown(s.control, unix.SHUT_RDWR)
+}
+
+// hangup passes SIGHUP on, and leaves the session if it does not end by itself.
 func (s *attached) hangup() {
 	if s.hungUp.Swap(true) {
 		return

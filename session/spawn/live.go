@@ -3,6 +3,8 @@ package spawn
 import (
 	"os"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +22,42 @@ type live struct {
 	// killRest ends whatever is in the leaf when the first process has ended.
 	killRest bool
 	control  *control
+
+	hungUp atomic.Bool // the client passed on a SIGHUP
+	hunt   sync.Once   // vanished is under way
+	users  int         // of leaf: the first process, and whoever signals in it; guarded by server.mu
+}
+
+// use runs f, which may use the leaf, unless the leaf has been given up.
+func (l *live) use(f func()) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	if l.users == 0 {
+		return
+	}
+	l.users++
+	go func() {
+		f()
+		l.release()
+	}()
+}
+
+// release ends a use of the leaf. The last one gives it up.
+func (l *live) release() {
+	l.server.mu.Lock()
+	l.users--
+	last := l.users == 0
+	l.server.mu.Unlock()
+	if last && l.leaf != nil {
+		l.server.discard(l.leaf)
+	}
 }
 
 // add takes a started session into the books.
 func (s *Server) add(l *live) {
 	s.mu.Lock()
 	s.live[l.pid] = l
+	l.users = 1
 	s.mu.Unlock()
 	if l.agent {
 		s.agent.hold(l.control)
@@ -43,7 +75,7 @@ func (l *live) hear(packet []byte) {
 		if l.agent {
 			l.server.agent.drop(l.control)
 		}
-		go l.vanished()
+		l.hunt.Do(func() { l.use(l.vanished) })
 		return
 	}
 	if sig, err := session.DecodeSignal(packet); err == nil {
@@ -61,16 +93,17 @@ func (s *Server) ended(l *live, status unix.WaitStatus) {
 	if l.agent {
 		s.agent.release(l.control)
 	}
-	if l.killRest {
-		go l.killAll()
+	switch {
+	case l.killRest:
+		l.use(l.killAll)
+	case l.hungUp.Load(): // what did not obey the hang-up has lost its client, too
+		l.hunt.Do(func() { l.use(l.vanished) })
 	}
 	s.mu.Lock()
 	delete(s.live, l.pid)
 	idle := len(s.live) == 0
 	s.mu.Unlock()
-	if l.leaf != nil {
-		s.discard(l.leaf)
-	}
+	l.release()
 	if idle {
 		s.trim()
 	}
@@ -116,7 +149,8 @@ func (s *Server) trim() {
 const trimTime = 500 * time.Millisecond
 
 // signal sends sig to the terminal's foreground process group, or to the
-// group of the first process where there is no terminal.
+// group of the first process where there is no terminal. A hang-up is for the
+// session's leader, too (credentials(7)).
 func (l *live) signal(sig unix.Signal) {
 	group := l.pid
 	if l.tty {
@@ -125,6 +159,12 @@ func (l *live) signal(sig unix.Signal) {
 		}
 	}
 	_ = unix.Kill(-group, sig)
+	if sig == unix.SIGHUP {
+		l.hungUp.Store(true)
+		if group != l.pid {
+			_ = unix.Kill(l.pid, sig)
+		}
+	}
 }
 
 // vanished ends the session of a client that is gone: SIGHUP, as a terminal
