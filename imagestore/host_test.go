@@ -4,10 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -362,6 +366,87 @@ func TestHostOutOfDate(t *testing.T) {
 	}
 	if after := mustMounts(t, s, "host"); after.ImageID != before.ImageID {
 		t.Errorf("ID = %s; want the old one, %s", after.ImageID, before.ImageID)
+	}
+}
+
+// TestHostConcurrently: however many log in first, one generation is made.
+func TestHostConcurrently(t *testing.T) {
+	root := testHost(t)
+	stores := []*Store{testStore(t, Config{HostRoot: root})}
+	stores = append(stores, testStore(t, stores[0].cfg))
+	var wg sync.WaitGroup
+	got := make([]Mounts, 100)
+	for i := range got {
+		wg.Go(func() {
+			var err error
+			if got[i], err = stores[i%2].Mounts(t.Context(), "host"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, m := range got {
+		if diff := cmp.Diff(got[0], m); diff != "" {
+			t.Fatalf("the first and number %d differ (-first +other):\n%s", i, diff)
+		}
+	}
+	dirs, err := filepath.Glob(stores[0].path(dirHost, "*-*"))
+	if err != nil || len(dirs) != 1 {
+		t.Errorf("generations %q, %v; want one", dirs, err)
+	}
+}
+
+// TestEtcAllowed: what must never be copied is on no pattern, however the
+// list grows.
+func TestEtcAllowed(t *testing.T) {
+	for _, name := range []string{
+		"shadow", "shadow-", "gshadow", "passwd", "group", "subuid", "subgid", "sudoers", "sudoers.d", "machine-id", "hostname", "hosts",
+		"resolv.conf", "fstab", "crypttab", "krb5.keytab", "ssl/private", "ssh/ssh_host_rsa_key", "ssh/sshd_config", "pam.d", "security",
+		"cron.d", "crontab", "systemd", "NetworkManager", "wireguard", "ppp", "exports", "environment", "pip.conf", "npmrc", "apt",
+		"docker", "containers", "carrel", "letsencrypt", "mysql", "postgresql", "apache2", "nginx", "aliases", "mail", "ldap",
+		"sssd", "nslcd.conf", "pki/tls/private", "cups", "udev", "default/grub", "init.d", "motd", "nsswitch.conf", "mtab", ".pwd.lock",
+	} {
+		top, rest, nested := strings.Cut(name, "/")
+		whole, parts := allowedIn(top)
+		if whole || nested && slices.ContainsFunc(parts, func(p string) bool { return p == name || strings.HasPrefix(top+"/"+rest, p+"/") }) {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+	for _, name := range []string{"profile", "bash_completion.d", "python3.11", "debian_version", "os-release", "java-17-openjdk"} {
+		if whole, _ := allowedIn(name); !whole {
+			t.Errorf("%s is not allowed", name)
+		}
+	}
+	for _, pattern := range etcAllowed {
+		if _, rest, _ := strings.Cut(pattern, "/"); strings.Contains(rest, "*") || strings.Contains(pattern, "..") || strings.HasPrefix(pattern, "*") && len(pattern) < 5 {
+			t.Errorf("pattern %q", pattern)
+		}
+	}
+}
+
+// TestHostAccounts reads the generated accounts as the C library does.
+func TestHostAccounts(t *testing.T) {
+	for file, fields := range map[string]int{hostPasswd: 7, hostGroup: 4} {
+		names, ids := make(map[string]bool), make(map[string]bool)
+		for line := range strings.Lines(file) {
+			f := strings.Split(strings.TrimSuffix(line, "\n"), ":")
+			if len(f) != fields {
+				t.Fatalf("%q has %d fields; want %d", line, len(f), fields)
+			}
+			id, err := strconv.Atoi(f[2])
+			if err != nil || id >= 1000 && id != 65534 || names[f[0]] || ids[f[2]] || f[1] != "x" {
+				t.Errorf("%q: %v", line, err)
+			}
+			names[f[0]], ids[f[2]] = true, true
+			if fields == 7 && f[0] != "root" && f[0] != "sync" && f[6] != "/usr/sbin/nologin" {
+				t.Errorf("%q can log in", line)
+			}
+		}
+		for _, must := range []string{"root", "mail", "www-data"} {
+			if !names[must] {
+				t.Errorf("%s is missing", must)
+			}
+		}
 	}
 }
 

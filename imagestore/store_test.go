@@ -99,6 +99,22 @@ func TestDigestCheck(t *testing.T) {
 	}
 }
 
+// TestChainID has vectors computed with sha256sum(1) after the formula of the
+// OCI image specification.
+func TestChainID(t *testing.T) {
+	a, b := digestBytes([]byte("a")), digestBytes([]byte("b"))
+	if got := chainID("", a); got != a {
+		t.Errorf("chainID of a bottom layer = %s; want its diffID, %s", got, a)
+	}
+	want := Digest("sha256:51c0c8ace48498d6f5fee6b0592cc06f2da0f3cbe09c5a34a97dce85c3889676")
+	if got := chainID(a, b); got != want {
+		t.Errorf("chainID(a, b) = %s; want %s", got, want)
+	}
+	if chainID(b, a) == want {
+		t.Error("the order does not matter")
+	}
+}
+
 func TestRecordDamage(t *testing.T) {
 	want := refRecord{Name: "a", ID: digestBytes(nil), Created: time.Unix(1, 0).UTC(), Layers: []Digest{digestBytes(nil)}}
 	good, err := encodeRecord(kindRef, want)

@@ -58,7 +58,8 @@ func (w Worker) Run(ctx context.Context, dir string, archive io.Reader, each fun
 	// it must live as long as the worker.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	ctx, cancel := context.WithCancelCause(ctx)
+	caller := ctx
+	ctx, cancel := context.WithCancelCause(caller)
 	defer cancel(nil)
 
 	p, err := w.start(ctx, dir)
@@ -84,7 +85,7 @@ func (w Worker) Run(ctx context.Context, dir string, archive io.Reader, each fun
 	}
 	if err != nil {
 		w.logStderr(p, waitErr)
-		return wire.Result{}, firstCause(ctx, err, waitErr)
+		return wire.Result{}, firstCause(caller, ctx, err, waitErr)
 	}
 	// The worker says it is done; what it read must have been everything.
 	select {
@@ -100,11 +101,14 @@ type errFailed struct{ text string }
 
 func (e errFailed) Error() string { return e.text }
 
-// firstCause says why it failed: because of the caller or the archive's
-// reader, because the worker said so, or because the worker died.
-func firstCause(ctx context.Context, err, waitErr error) error {
+// firstCause says why it failed: because of the caller, because of the
+// archive's reader, which ends ctx, because the worker said so, or because the
+// worker died.
+func firstCause(caller, ctx context.Context, err, waitErr error) error {
 	var failed errFailed
 	switch {
+	case caller.Err() != nil: // the reader may have given up for that
+		return context.Cause(caller)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &failed):
