@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -194,7 +195,7 @@ func (m *Manager) Stop(ctx context.Context, uid uint32) error {
 // clean removes what is left of a container, whatever there is.
 func (m *Manager) clean(ctx context.Context, uid uint32) error {
 	var errs []error
-	group, err := cgroup.Load(m.cfg.CgroupParent, groupName(uid))
+	group, err := cgroup.Leftover(m.cfg.CgroupParent, groupName(uid))
 	if err == nil {
 		errs = append(errs, group.Kill(ctx))
 	}
@@ -269,6 +270,10 @@ func (m *Manager) load(uid uint32) (*Container, error) {
 	}
 	if c.group, err = cgroup.Load(m.cfg.CgroupParent, groupName(uid)); err != nil {
 		return nil, err
+	}
+	// Whatever else the record names must not be killed as a container.
+	if pids, err := c.group.Procs(); err != nil || !slices.Contains(pids, c.InitPID) {
+		return nil, errors.Join(errors.New("process of the record is not in the container's cgroup"), err)
 	}
 	if err := c.watch(); err != nil {
 		return nil, err

@@ -114,6 +114,27 @@ func (h Hierarchy) Load(parent, name string) (*Group, error) {
 	return g, nil
 }
 
+// Leftover returns the group of that name if anything of it is left in any
+// hierarchy, whole or not: for Kill and Remove after a crash, or a start that
+// failed halfway. What is not there at all is an error that wraps
+// fs.ErrNotExist.
+func Leftover(parent, name string) (*Group, error) {
+	h, err := Detect()
+	if err != nil {
+		return nil, err
+	}
+	g, err := h.group(parent, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range h.allMounts() {
+		if _, err := os.Lstat(filepath.Join(m, g.path)); err == nil {
+			return g, nil
+		}
+	}
+	return nil, fmt.Errorf("cgroup %q: %w", g.path, fs.ErrNotExist)
+}
+
 // group checks the names.
 func (h Hierarchy) group(parent, name string) (*Group, error) {
 	if err := checkParent(parent); err != nil {
