@@ -70,7 +70,8 @@ func (s *source) announce(kind byte, path string, stat *unix.Stat_t, size int64)
 			return refused, err
 		}
 	}
-	if err := s.send(fmt.Sprintf("%c%04o %d %s\n", kind, stat.Mode&0o7777, size, wireName(path))); err != nil {
+	// Not the sticky bit: OpenSSH does not send it.
+	if err := s.send(fmt.Sprintf("%c%04o %d %s\n", kind, stat.Mode&0o6777, size, wireName(path))); err != nil {
 		return false, err
 	}
 	return s.response()

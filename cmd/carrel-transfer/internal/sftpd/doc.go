@@ -12,6 +12,9 @@
 //     `mkdir -m 700` makes over sshfs would be open to others;
 //   - RENAME onto a file that is there: the library overwrites it, the
 //     protocol's draft and OpenSSH refuse;
+//   - REMOVE of a directory and RMDIR of a file, which the library carries out;
+//   - REALPATH, which the library does not resolve, so that a client that
+//     entered a symbolic link would believe to be in another place;
 //   - the options -P and -p, which deny requests by name, and the list of
 //     extensions that goes with them;
 //   - the extension expand-path@openssh.com, which scp needs for ~user.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,9 @@ func newFront(in io.Reader, out io.Writer) *front {
 func (f *front) Read(b []byte) (int, error) {
 	for len(f.pending) == 0 {
 		if err := f.receive(); err != nil {
+			if broken := f.end(err); broken != nil {
+				err = broken
+			}
 			return 0, err
 		}
 		reply, err := f.answer(f.request[4:])
@@ -54,6 +58,15 @@ func (f *front) Read(b []byte) (int, error) {
 	n := copy(b, f.pending)
 	f.pending = f.pending[n:]
 	return n, nil
+}
+
+// end waits for the last replies when the client has ended: the library, told
+// of it, drops what it has not written yet.
+func (f *front) end(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return nil
+	}
+	return f.drain()
 }
 
 // receive reads one request into f.request. It returns io.EOF only between two.
@@ -110,8 +123,14 @@ func (f *front) route(request []byte) (own func(*reader) []byte, name string) {
 	switch kind := request[0]; kind {
 	case fxpInit:
 		own = func(*reader) []byte { return nil }
+	case fxpRemove:
+		own = remove
 	case fxpMkdir:
 		own = mkdir
+	case fxpRmdir:
+		own = rmdir
+	case fxpRealpath:
+		own = realPath
 	case fxpRename:
 		own = rename
 	case fxpExtended:
@@ -125,7 +144,9 @@ func (f *front) route(request []byte) (own func(*reader) []byte, name string) {
 }
 
 // changes says that an own request would change something.
-func changes(kind byte) bool { return kind == fxpMkdir || kind == fxpRename }
+func changes(kind byte) bool {
+	return kind == fxpRemove || kind == fxpMkdir || kind == fxpRmdir || kind == fxpRename
+}
 
 // version is the reply to INIT, with the extensions that are permitted.
 func (f *front) version() []byte {
@@ -181,15 +202,22 @@ func (f *front) Close() error {
 	return nil
 }
 
-// outcome is the status for what a system call said.
+// outcome is the status for what a system call said, as OpenSSH's
+// errno_to_portable has it.
 func outcome(id uint32, err error) []byte {
+	var errno syscall.Errno
+	errors.As(err, &errno)
 	switch {
 	case err == nil:
 		return status(id, fxOK, "Success")
-	case errors.Is(err, unix.ENOENT):
+	case errno == unix.ENOENT, errno == unix.ENOTDIR, errno == unix.ELOOP:
 		return status(id, fxNoSuchFile, "No such file")
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+	case errno == unix.EACCES, errno == unix.EPERM:
 		return status(id, fxPermissionDenied, "Permission denied")
+	case errno == unix.EINVAL, errno == unix.ENAMETOOLONG:
+		return status(id, fxBadMessage, "Bad message")
+	case errno == unix.ENOSYS:
+		return status(id, fxUnsupported, "Operation unsupported")
 	}
-	return status(id, fxFailure, err.Error())
+	return status(id, fxFailure, "Failure")
 }

@@ -72,6 +72,7 @@ func enter(start string) error {
 // relative targets of symbolic links absolute.
 func serve(o options, in io.Reader, out io.Writer) error {
 	f := newFront(in, out)
+	defer f.Close() // after an error the library goes on writing for a while
 	f.permit, f.readOnly = o.permit, o.readOnly
 	set := []sftp.ServerOption{sftp.WithMaxTxPacket(maxRead)}
 	if o.readOnly {
@@ -81,8 +82,5 @@ func serve(o options, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := server.Serve(); err != nil {
-		return err
-	}
-	return f.drain() // the library's last replies may be on their way still
+	return server.Serve()
 }

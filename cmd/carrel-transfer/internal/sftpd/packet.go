@@ -9,7 +9,10 @@ import (
 const (
 	fxpInit     = 1
 	fxpVersion  = 2
+	fxpRemove   = 13
 	fxpMkdir    = 14
+	fxpRmdir    = 15
+	fxpRealpath = 16
 	fxpRename   = 18
 	fxpStatus   = 101
 	fxpName     = 104
@@ -19,6 +22,8 @@ const (
 	fxNoSuchFile       = 2
 	fxPermissionDenied = 3
 	fxFailure          = 4
+	fxBadMessage       = 5
+	fxUnsupported      = 8
 
 	attrSize        = 1 << 0
 	attrUIDGID      = 1 << 1

@@ -10,7 +10,7 @@ import (
 // knows them, with the packet's number.
 var requests = map[byte]string{
 	3: "open", 4: "close", 5: "read", 6: "write", 7: "lstat", 8: "fstat", 9: "setstat", 10: "fsetstat",
-	11: "opendir", 12: "readdir", 13: "remove", fxpMkdir: "mkdir", 15: "rmdir", 16: "realpath", 17: "stat",
+	11: "opendir", 12: "readdir", fxpRemove: "remove", fxpMkdir: "mkdir", fxpRmdir: "rmdir", fxpRealpath: "realpath", 17: "stat",
 	fxpRename: "rename", 19: "readlink", 20: "symlink",
 }
 
@@ -62,6 +62,10 @@ func (f filter) check() error {
 }
 
 func (f filter) permits(name string) bool {
+	// The library's READDIR reads what OPEN opened, too.
+	if name == "readdir" && !f.permits("opendir") {
+		return false
+	}
 	return !slices.Contains(f.denied, name) && (len(f.allowed) == 0 || slices.Contains(f.allowed, name))
 }
 
