@@ -37,6 +37,7 @@ type record struct {
 	Started    time.Time           `json:"started"`
 	Image      string              `json:"image"`
 	ImageID    string              `json:"imageId"`
+	Layers     []string            `json:"layers"` // as the Spec has them
 	Digest     string              `json:"digest"` // of the Spec
 	RangeFirst uint32              `json:"rangeFirst"`
 	GIDMap     []idmap.Map         `json:"gidMap"`

@@ -63,14 +63,15 @@ type Manager struct {
 	// images need an sftp-server and scp of their own.
 	transfer string
 
-	mu      sync.Mutex
-	running map[uint32]*Container
+	mu       sync.Mutex
+	running  map[uint32]*Container
+	starting map[uint32][]string // layers of containers that are being started
 }
 
 // Open makes the directories, adopts the containers that run and removes what
 // is left of others. Only one Manager may work on a StateDir.
 func Open(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg, log: cfg.Logger, running: make(map[uint32]*Container)}
+	m := &Manager{cfg: cfg, log: cfg.Logger, running: make(map[uint32]*Container), starting: make(map[uint32][]string)}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -122,13 +123,19 @@ func (m *Manager) Start(ctx context.Context, s Spec) (*Container, error) {
 		return nil, fmt.Errorf("container of uid %d runs already", s.User.UID)
 	}
 	begin := time.Now()
+	m.mu.Lock()
+	m.starting[s.User.UID] = s.Layers
+	m.mu.Unlock()
 	c, err := m.start(ctx, s)
+	m.mu.Lock()
+	delete(m.starting, s.User.UID)
+	if err == nil {
+		m.running[c.UID] = c
+	}
+	m.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	m.running[c.UID] = c
-	m.mu.Unlock()
 	m.tellEnd(c)
 	m.log.Info("container started", "user", c.User, "sandbox", groupName(c.UID), "image", c.Image,
 		"pid", c.InitPID, "took", time.Since(begin))
@@ -170,6 +177,21 @@ func (m *Manager) Running() []*Container {
 		list = append(list, c)
 	}
 	return list
+}
+
+// Layers returns the layers of all containers that run or are being started:
+// overlayfs needs their files as long as a mount of them exists.
+func (m *Manager) Layers() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var layers []string
+	for _, c := range m.running {
+		layers = append(layers, c.Layers...)
+	}
+	for _, starting := range m.starting {
+		layers = append(layers, starting...)
+	}
+	return layers
 }
 
 // Stop ends the user's container, if there is one, and removes all that it

@@ -87,7 +87,7 @@ func (b *build) run(ctx context.Context) (*Container, error) {
 	c := &Container{dir: b.dir, group: b.group, record: record{
 		Version: recordVersion, User: b.s.User.Name, UID: b.s.User.UID,
 		InitPID: created.InitPID, BootID: bootID(), Started: time.Now(),
-		Image: b.s.Image, ImageID: b.s.ImageID, Digest: b.s.digest(),
+		Image: b.s.Image, ImageID: b.s.ImageID, Layers: b.s.Layers, Digest: b.s.digest(),
 		RangeFirst: b.ids.First, GIDMap: b.gids, Limits: b.s.Limits, Unenforced: b.lacking,
 		HomePath: b.s.HomePath,
 	}}

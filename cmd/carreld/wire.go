@@ -138,10 +138,15 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	b := broker.New()
 	b.Logger = log
 	wired := make(chan struct{}) // an adopted container may end before the broker is whole
-	boxes, err := sandbox.Open(sandbox.Config{
+	var boxes *sandbox.Manager
+	boxes, err = sandbox.Open(sandbox.Config{
 		RunDir: o.runDir, StateDir: o.stateDir, LibexecDir: o.libexecDir, CgroupParent: o.cgroup,
-		IDs:    idrange.Region{First: cfg.IDs.First, Count: int(cfg.IDs.Count / idrange.Size)},
-		Ended:  func(uid uint32) { <-wired; b.Ended(uid) },
+		IDs: idrange.Region{First: cfg.IDs.First, Count: int(cfg.IDs.Count / idrange.Size)},
+		Ended: func(uid uint32) {
+			<-wired
+			b.Ended(uid)
+			collect(store, boxes.Layers(), log)
+		},
 		Logger: log,
 	})
 	if err != nil {
@@ -149,7 +154,16 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	}
 	b.Accounts, b.Images, b.Sandboxes = &accounts.Source{}, store, broker.Manager{Manager: boxes}
 	close(wired)
+	go collect(store, boxes.Layers(), log)
 	return b, boxes, nil
+}
+
+// collect gives back the space of layers that no image names any more and no
+// container uses.
+func collect(store *imagestore.Store, inUse []string, log *slog.Logger) {
+	if err := store.Collect(context.Background(), inUse); err != nil {
+		log.Error("collect unused layers", "err", err)
+	}
 }
 
 // reload reads the configuration again at each signal. A bad file leaves the
