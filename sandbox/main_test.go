@@ -266,7 +266,6 @@ func (s *stage) trace() footprint {
 			lines = append(lines, "mount "+line)
 		}
 	}
-	lines = append(lines, fmt.Sprintf("%d mounts", strings.Count(string(mounts), "\n")))
 	for _, dir := range cgroups() {
 		lines = append(lines, "cgroup "+dir)
 		procs, _ := os.ReadFile(dir + "/cgroup.procs")

@@ -42,6 +42,9 @@ func Create(c *spec.Create, files []*os.File, log *os.File) (spec.Created, error
 	defer null.Close()
 	process := &libcontainer.Process{
 		Args: []string{initTarget}, Cwd: "/", Init: true,
+		// Without HOME libcontainer opens the image's /etc/passwd for one, and
+		// waits for ever if that is a pipe.
+		Env:   []string{"HOME=/"},
 		Stdin: null, Stdout: null, Stderr: log,
 		ExtraFiles: files,
 	}
