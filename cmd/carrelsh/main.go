@@ -21,6 +21,7 @@ func main() {
 	if unix.Getuid() != unix.Geteuid() || unix.Getgid() != unix.Getegid() {
 		os.Exit(report(session.Setuid, ""))
 	}
+	shedRuntime(os.Args, os.Environ())
 	if !openStandard() {
 		os.Exit(session.Internal.Status())
 	}

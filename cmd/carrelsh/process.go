@@ -9,6 +9,23 @@ import (
 	"github.com/carrel-sh/carrel/session"
 )
 
+// shedRuntime starts the program anew without the variables that rule the Go
+// runtime: with GOMEMLIMIT=1, say, it would collect garbage for ever, outside
+// of the user's limits. It returns if there is none of them.
+func shedRuntime(argv, env []string) {
+	clean := make([]string, 0, len(env))
+	for _, kv := range env {
+		switch name, _, _ := strings.Cut(kv, "="); name {
+		case "GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS", "GOTRACEBACK":
+		default:
+			clean = append(clean, kv)
+		}
+	}
+	if len(clean) < len(env) && len(argv) > 0 {
+		_ = unix.Exec("/proc/self/exe", argv, clean)
+	}
+}
+
 // openStandard makes sure that descriptors 0, 1 and 2 are open, so that none
 // that we open takes their place and is written on by mistake.
 func openStandard() bool {
