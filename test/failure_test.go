@@ -73,9 +73,13 @@ func TestMissingImage(t *testing.T) {
 func TestMissingShell(t *testing.T) {
 	f := setup(t)
 	f.reconfigure(t, f.rule(`shell = "/opt/no-such-shell"`))
-	r := f.In(f.alice, "echo ran in $0", nil)
-	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "ran in /") || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr, "no-such-shell") {
-		t.Errorf("%v; want another shell and a sentence", r)
+	// A person is told; a program that reads stderr is left alone.
+	told := terminal(t, f, f.alice, "-c", "echo ran in $0").Wait()
+	if told.Code != 0 || !strings.Contains(told.Stdout, "no-such-shell") || !strings.Contains(told.Stdout, "ran in /") {
+		t.Errorf("on a terminal: %v; want another shell and a sentence", told)
+	}
+	if quiet := f.In(f.alice, "echo ran in $0", nil); quiet.Code != 0 || !strings.HasPrefix(quiet.Stdout, "ran in /") || quiet.Stderr != "" {
+		t.Errorf("without a terminal: %v; want another shell and no word", quiet)
 	}
 }
 

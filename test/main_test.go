@@ -193,7 +193,7 @@ func wantFailure(t *testing.T, what string, r host.Result, status int, sub strin
 		t.Errorf("%s: %v; want exit status %d", what, r, status)
 	case r.Stdout != "":
 		t.Errorf("%s: stdout %q; want nothing", what, r.Stdout)
-	case !ok || strings.Contains(line, "\n") || !strings.HasPrefix(line, "carrelsh: ") || !strings.Contains(line, sub):
-		t.Errorf("%s: stderr %q; want one line, \"carrelsh: …%s…\"", what, r.Stderr, sub)
+	case !ok || strings.Contains(line, "\n") || !strings.HasPrefix(line, "carrel: ") || !strings.Contains(line, sub):
+		t.Errorf("%s: stderr %q; want one line, \"carrel: …%s…\"", what, r.Stderr, sub)
 	}
 }
