@@ -85,7 +85,7 @@ func (r *Request) Encode() ([]byte, error) {
 	e.strs(r.Env)
 	e.flag(r.Agent)
 	e.u16(r.Umask)
-	if len(e.b) > MaxFrame || len(r.Command.Text) > MaxCommand {
+	if len(e.b) > MaxFrame || len(r.Command.Text) > MaxCommand || len(r.Command.Args) > maxArgs || len(r.Env) > maxEnv {
 		return nil, ErrFrame
 	}
 	return e.b, nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/session"
@@ -74,6 +75,7 @@ func closeRights(oob []byte) (int, error) {
 // TestFrames sends garbage to the login socket, and then a good request.
 func TestFrames(t *testing.T) {
 	f := setup(t)
+	f.empty(t)
 	f.in(t, f.bob, "true")
 	request := session.Request{Command: session.Command{HasText: true, Text: "exit 0"}, Umask: 0o22}
 	good, err := request.Encode()
@@ -85,7 +87,7 @@ func TestFrames(t *testing.T) {
 	if reply, bad := session.DecodeReply(answer); err != nil || bad != nil || reply.Failure != session.None || descriptors != 4 {
 		t.Fatalf("a good request: %+v, %d descriptors, %v, %v", reply, descriptors, err, bad)
 	}
-	before, err := f.Footprint()
+	before, err := f.Steady()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +129,8 @@ func TestFrames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(after) != fmt.Sprint(before) {
-		t.Errorf("garbage left something behind:\n%q\nbefore:\n%q", after, before)
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("garbage left something behind (-before +after):\n%s", diff)
 	}
 }
 
@@ -173,8 +175,9 @@ func TestSlowPeers(t *testing.T) {
 // TestVanishing connects, asks and goes away without taking the answer.
 func TestVanishing(t *testing.T) {
 	f := setup(t)
+	f.empty(t)
 	f.in(t, f.bob, "true")
-	before, err := f.Footprint()
+	before, err := f.Steady()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +203,7 @@ func TestVanishing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(after) != fmt.Sprint(before) {
-		t.Errorf("sessions that nobody took are still there:\n%q\nbefore:\n%q", after, before)
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("sessions that nobody took are still there (-before +after):\n%s", diff)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -53,8 +54,8 @@ func TestEnvironment(t *testing.T) {
 	env := []string{
 		"BASH_ENV=" + script, "ENV=" + script, "LD_PRELOAD=" + script, "LD_LIBRARY_PATH=/tmp", "LD_AUDIT=" + script,
 		"BASH_FUNC_id%%=() { echo EVIL; }", "SHELLOPTS=xtrace", "PS4=$(echo EVIL >&2)", "PROMPT_COMMAND=echo EVIL",
-		"IFS=E", "PATH=/tmp", "HOME=/etc", "SHELL=/bin/evil", "USER=root", "LOGNAME=root", "GODEBUG=gctrace=1",
-		"GOTRACEBACK=crash", "GOMEMLIMIT=1", "GOGC=1", "GOMAXPROCS=1000000", "_LIBCONTAINER_INITPIPE=3", "_LIBCONTAINER_LOGPIPE=1",
+		"IFS=E", "PATH=/tmp", "HOME=/etc", "SHELL=/bin/evil", "USER=root", "LOGNAME=root", "GODEBUG=madvdontneed=1",
+		"GOTRACEBACK=crash", "GOMEMLIMIT=1", "GOGC=1", "GOMAXPROCS=1000", "_LIBCONTAINER_INITPIPE=3", "_LIBCONTAINER_LOGPIPE=1",
 		"CARREL_SOCKET=/tmp/x", "LISTEN_FDS=3", "LISTEN_PID=1", "NOTIFY_SOCKET=/tmp/x", "TMPDIR=/tmp/x", "PYTHONSTARTUP=" + script,
 		"PERL5OPT=-Mevil", "LOCPATH=/tmp", "NLSPATH=/tmp", "TERMINFO=/tmp", "TERMCAP=x", "MAIL=/etc/shadow", "GCONV_PATH=/tmp",
 		"TERM=../../etc/passwd\x1b[2J", "LANG=$(id)", "LC_ALL=a/../b", "LC_EVIL\n=x", "TZ=:/etc/shadow", "COLORTERM=\x1b]0;x\a",
@@ -67,8 +68,8 @@ func TestEnvironment(t *testing.T) {
 	cmd := f.Direct(f.alice, "-c", "env -0; id -un")
 	cmd.Env = env
 	r := host.Run(cmd)
-	if r.Code != 0 || r.Stderr != "" || strings.Contains(r.Stdout, "EVIL") || strings.Contains(r.Stdout, "evil") {
-		t.Fatalf("%v", r)
+	if evil := regexp.MustCompile(`[^\x00]*(?i:evil)[^\x00]*`).FindString(r.Stdout); r.Code != 0 || r.Stderr != "" || evil != "" {
+		t.Fatalf("%q arrived; %v", evil, r)
 	}
 	got := make(map[string]string)
 	fields := strings.Split(r.Stdout, "\x00")
@@ -164,7 +165,7 @@ func TestRlimits(t *testing.T) {
 		switch {
 		case r.Code == 3 && r.Stdout+r.Stderr == "":
 		case r.Code == 90 || r.Code == 126 && strings.Contains(r.Stderr, "bash:"): // bash itself could not
-		case strings.HasPrefix(limit, "-v") && strings.Contains(r.Stderr, "fatal error"): // Go reserves address space at start
+		case strings.HasPrefix(limit, "-v") && (r.Signal != 0 || strings.Contains(r.Stderr, "fatal error")): // nothing starts: Go reserves address space
 		case slices.Contains([]int{64, 69, 70, 71, 75}, r.Code) && r.Stdout == "" && strings.Count(r.Stderr, "\n") == 1:
 			t.Logf("ulimit %s: %v", limit, r)
 		default:

@@ -150,7 +150,7 @@ func TestDemo(t *testing.T) {
 	if _, err := term.Expect(`leave it with exit`); err != nil {
 		t.Fatal(err)
 	}
-	if got := ask(t, term, "echo user=$USER $((6*7))", `\nuser=(cdemo\d+ 42)\r`); !strings.HasSuffix(got, " 42") {
+	if got := ask(t, term, "echo user=$USER $((6*7))", `\suser=(cdemo\d+ 42)\r`); !strings.HasSuffix(got, " 42") {
 		t.Error(got)
 	}
 	send(t, term, "exit 3\n")

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/carrel-sh/carrel/test/internal/host"
 )
 
@@ -20,7 +22,7 @@ func TestJoin(t *testing.T) {
 	f := setup(t)
 	f.empty(t)
 	first := terminal(t, f, f.alice, "-l")
-	here := ask(t, first, place, `\n(pid:\[\d+\])\r`)
+	here := ask(t, first, place, `[\n\r](pid:\[\d+\])\r`)
 	if second := f.in(t, f.alice, place); second != here {
 		t.Errorf("the second login is in %s; the first in %s", second, here)
 	}
@@ -165,14 +167,14 @@ func TestStop(t *testing.T) {
 	f.empty(t)
 	alice, bob := f.in(t, f.alice, place), f.in(t, f.bob, place)
 	term := terminal(t, f, f.alice, "-l")
-	ask(t, term, "echo re''ady", `\n(ready)\r`)
+	ask(t, term, "echo re''ady", `[\n\r](ready)\r`)
 	if err := f.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if inits, err := f.Inits(); err != nil || len(inits) != 2 {
 		t.Fatalf("%d containers after SIGTERM, %v; want both", len(inits), err)
 	}
-	ask(t, term, "echo still th''ere", `\nstill (there)\r`)
+	ask(t, term, "echo still th''ere", `[\n\r]still (there)\r`)
 	if _, err := f.Start(host.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -215,8 +217,8 @@ func TestNothingLeaks(t *testing.T) {
 		round(i)
 	}
 	after, now := footprint(t, f, before)
-	if !slices.Equal(before, after) {
-		t.Errorf("after 200 rounds:\n%s\nbefore:\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("after 200 rounds (-before +after):\n%s", diff)
 	}
 	// Others may use the machine: a leak shows as two hundred.
 	if now > namespaces+100 {
@@ -231,7 +233,7 @@ func TestNothingLeaks(t *testing.T) {
 
 func footprint(t *testing.T, f *fixture, want host.Footprint) (host.Footprint, int) {
 	t.Helper()
-	got, err := f.Footprint()
+	got, err := f.Steady()
 	if want != nil {
 		got, err = f.Settle(want)
 	}

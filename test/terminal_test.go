@@ -37,23 +37,23 @@ func TestLogin(t *testing.T) {
 	for name, term := range terminals(t, f) {
 		t.Run(name, func(t *testing.T) {
 			// The very first thing typed, before any prompt was waited for.
-			if got := ask(t, term, "stty size", `\n(\d+ \d+)\r`); got != "47 131" {
+			if got := ask(t, term, "stty size", `[\n\r](\d+ \d+)\r`); got != "47 131" {
 				t.Errorf("stty size at first: %q; want 47 131", got)
 			}
-			pts := ask(t, term, "tty", `\n(/dev/pts/\d+|not a tty)\r`)
-			if got := ask(t, term, "test -c "+pts+" -a -O "+pts+" && echo it''exists", `\n(\w+)\r`); got != "itexists" {
+			pts := ask(t, term, "tty", `[\n\r](/dev/pts/\d+|not a tty)\r`)
+			if got := ask(t, term, "test -c "+pts+" -a -O "+pts+" && echo it''exists", `[\n\r](\w+)\r`); got != "itexists" {
 				t.Errorf("%s inside: %q", pts, got)
 			}
-			if got := ask(t, term, "echo arg0=$0", `\narg0=(\S+)\r`); got != "-bash" {
+			if got := ask(t, term, "echo arg0=$0", `[\r\n]arg0=(\S+)\r`); got != "-bash" {
 				t.Errorf("$0 = %q; want -bash", got)
 			}
-			if got := ask(t, term, "echo $PWD:$SHELL", `\n(/\S+:\S+)\r`); got != f.alice.Home+":/bin/bash" {
+			if got := ask(t, term, "echo $PWD:$SHELL", `[\n\r](/\S+:\S+)\r`); got != f.alice.Home+":/bin/bash" {
 				t.Errorf("PWD:SHELL = %q", got)
 			}
 			if err := term.Resize(50, 140); err != nil {
 				t.Fatal(err)
 			}
-			if got := ask(t, term, "until [ \"$(stty size)\" = '50 140' ]; do sleep 0.1; done; echo re''sized", `\n(\w+)\r`); got != "resized" {
+			if got := ask(t, term, "until [ \"$(stty size)\" = '50 140' ]; do sleep 0.1; done; echo re''sized", `[\n\r](\w+)\r`); got != "resized" {
 				t.Errorf("after a resize: %q", got)
 			}
 			// Job control and the keys of a terminal.
@@ -66,13 +66,13 @@ func TestLogin(t *testing.T) {
 			if _, err := term.Expect(`Stopped`); err != nil {
 				t.Error(err)
 			}
-			if got := ask(t, term, "kill %1; sleep 77 & jobs -p | wc -l", `\n(\d+)\r`); got == "0" {
+			if got := ask(t, term, "kill %1; sleep 77 & jobs -p | wc -l", `[\n\r](\d+)\r`); got == "0" {
 				t.Errorf("jobs: %q", got)
 			}
 			if err := term.Send("sleep 60\n\x03"); err != nil {
 				t.Fatal(err)
 			}
-			if got := ask(t, term, "echo st=$?", `\nst=(\d+)\r`); got != "130" {
+			if got := ask(t, term, "echo st=$?", `[\r\n]st=(\d+)\r`); got != "130" {
 				t.Errorf("status after Ctrl-C: %s; want 130", got)
 			}
 			if err := term.Send("kill %2 2>/dev/null; exit 7\n"); err != nil {
@@ -128,7 +128,7 @@ func TestTerminalRestored(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := ask(t, term, "echo re''ady", `\n(ready)\r`); got != "ready" {
+			if got := ask(t, term, "echo re''ady", `[\n\r](ready)\r`); got != "ready" {
 				t.Fatal(got)
 			}
 			during, err := unix.IoctlGetTermios(int(term.Master().Fd()), unix.TCGETS)

@@ -90,7 +90,7 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 		if !pollUntil(fd, unix.POLLIN, deadline) {
 			return nil, nil, session.NoAnswer
 		}
-		n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
@@ -110,6 +110,9 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 		}
 		for _, fd := range fds {
 			_ = unix.Close(fd)
+		}
+		if flags&unix.MSG_CTRUNC != 0 && len(fds) < streams.Descriptors() {
+			return nil, nil, session.Internal // no room for them: RLIMIT_NOFILE
 		}
 		return nil, nil, session.Protocol
 	}

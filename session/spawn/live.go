@@ -134,6 +134,23 @@ func (s *Server) sweep() {
 	s.lingers = kept
 }
 
+// sweepSoon sweeps a moment after an orphan has ended, once for many: it may
+// have been the last process of its session's leaf.
+func (s *Server) sweepSoon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sweeping || len(s.lingers) == 0 {
+		return
+	}
+	s.sweeping = true
+	time.AfterFunc(sweepTime, func() {
+		s.mu.Lock()
+		s.sweeping = false
+		s.mu.Unlock()
+		s.sweep()
+	})
+}
+
 // trim gives the heap back to the kernel once no session has run for a
 // moment; it would otherwise keep what the busiest hour needed.
 func (s *Server) trim() {
@@ -146,7 +163,11 @@ func (s *Server) trim() {
 	s.trimming.Reset(trimTime)
 }
 
-const trimTime = 500 * time.Millisecond
+// How long after an end the books are tidied.
+const (
+	trimTime  = 500 * time.Millisecond
+	sweepTime = 50 * time.Millisecond
+)
 
 // signal sends sig to the terminal's foreground process group, or to the
 // group of the first process where there is no terminal. A hang-up is for the

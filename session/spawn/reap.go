@@ -67,8 +67,8 @@ func (r *reaper) watch(pid int, ended func(unix.WaitStatus)) {
 	}
 }
 
-// run collects for ever.
-func (r *reaper) run() {
+// run collects for ever and tells of each child that nobody watched.
+func (r *reaper) run(orphan func()) {
 	for {
 		r.mu.Lock()
 		births := r.births
@@ -83,12 +83,15 @@ func (r *reaper) run() {
 			}
 			r.mu.Unlock()
 		case err == nil && pid > 0:
-			r.collected(pid, status)
+			if !r.collected(pid, status) {
+				orphan()
+			}
 		}
 	}
 }
 
-func (r *reaper) collected(pid int, status unix.WaitStatus) {
+// collected tells who watches the child, false if nobody does.
+func (r *reaper) collected(pid int, status unix.WaitStatus) bool {
 	r.mu.Lock()
 	ended := r.watched[pid]
 	delete(r.watched, pid)
@@ -99,4 +102,5 @@ func (r *reaper) collected(pid int, status unix.WaitStatus) {
 	if ended != nil {
 		ended(status)
 	}
+	return ended != nil
 }

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 // status of its own, some before their fork returns; none may be lost.
 func reapMany() int {
 	r := newReaper()
-	go r.run()
+	go r.run(func() {})
 	const workers, each = 8, 40
 	var all sync.WaitGroup
 	bad := make(chan int, workers*each)

@@ -58,6 +58,7 @@ type Server struct {
 	live     map[int]*live // by pid of the first process
 	lingers  []Leaf        // leaves of ended sessions that still hold processes
 	trimming *time.Timer
+	sweeping bool // a sweep is due
 }
 
 // New returns a server for the inherited SOCK_SEQPACKET listener, which it
@@ -94,7 +95,7 @@ func (s *Server) makeRest() error {
 }
 
 // Reap collects children for ever; it keeps a thread of its own busy.
-func (s *Server) Reap() { s.reaper.run() }
+func (s *Server) Reap() { s.reaper.run(s.sweepSoon) }
 
 // Serve accepts requests until the listener fails, which ends the container.
 func (s *Server) Serve() error {
@@ -108,6 +109,7 @@ func (s *Server) Serve() error {
 			_ = unix.Close(fd)
 			if s.rest != nil {
 				_ = s.rest.Enter()
+				s.sweep() // the session may have ended while we were in its leaf
 			}
 		case unix.EINTR, unix.ECONNABORTED:
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:

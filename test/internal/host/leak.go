@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A Footprint is what this host occupies of the machine at one moment, as
@@ -71,6 +72,24 @@ func (h *Host) Settle(want Footprint) (Footprint, error) {
 		return err != nil || slices.Equal(got, want)
 	})
 	return got, err
+}
+
+// Steady returns the footprint once it stays the same for a moment: the end of
+// a session is told to its client before the last of it is tidied away.
+func (h *Host) Steady() (Footprint, error) {
+	last, err := h.Footprint()
+	for range 50 {
+		if err != nil {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+		var now Footprint
+		if now, err = h.Footprint(); err == nil && slices.Equal(now, last) {
+			break
+		}
+		last = now
+	}
+	return last, err
 }
 
 // NetworkNamespaces counts the distinct ones that any process of the machine

@@ -123,7 +123,7 @@ func (s *SSHD) client(port int, a Account, command string, options []string) *ex
 	args = append(args, options...)
 	args = append(args, a.Name+"@127.0.0.1")
 	if command != "" {
-		args = append(args, command)
+		args = append(args, "--", command)
 	}
 	return exec.Command("ssh", args...)
 }
