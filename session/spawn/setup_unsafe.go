@@ -21,6 +21,7 @@ func Setup(boot *session.Boot) error {
 	unix.Umask(0o022)
 	writeAccounts(boot)
 	linkTools()
+	makeRunDirs("/run")
 	return dropRights(boot.Seccomp)
 }
 
