@@ -34,11 +34,11 @@ const (
 	HomeNone    HomeKind = "none"    // nothing is mounted; the path is in the user's layer
 )
 
-// What a Spec is made of, under the names of the packages that define it.
-type (
-	Limits = cgroup.Limits
-	Bind   = spec.Bind
-)
+// Limits are those of a user's cgroup.
+type Limits = cgroup.Limits
+
+// A Bind is a read-only directory of the host.
+type Bind = spec.Bind
 
 // NoSwap as Limits.SwapBytes forbids swap altogether.
 const NoSwap = cgroup.NoSwap

@@ -33,8 +33,9 @@ func main() {
 		os.Exit(exitUsage)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := run(ctx, o, logger); err != nil {
+	err := run(ctx, o, logger)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "carreld:", err)
 		os.Exit(exitStatus(err))
 	}

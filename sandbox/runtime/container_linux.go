@@ -119,9 +119,9 @@ func config(c *spec.Create) *configs.Config {
 	}
 	for _, d := range nodes {
 		cfg.Devices = append(cfg.Devices, d)
-		cfg.Cgroups.Resources.Devices = append(cfg.Cgroups.Resources.Devices, &d.Rule)
+		cfg.Cgroups.Devices = append(cfg.Cgroups.Devices, &d.Rule)
 	}
-	cfg.Cgroups.Resources.Devices = append(cfg.Cgroups.Resources.Devices, terminals...)
+	cfg.Cgroups.Devices = append(cfg.Cgroups.Devices, terminals...)
 	cfg.Mounts = mounts(c)
 	return cfg
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -87,7 +88,7 @@ func stageRoot(c *spec.Create) error {
 		return err
 	}
 	err := overlayByConfig(c)
-	if err == unix.EINVAL || err == unix.ENOSYS {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// lowerdir+ came with Linux 6.7; before, one string has it all.
 		err = overlayByString(c)
 	}

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"errors"
 	"os"
 	"path"
 	"slices"
@@ -105,14 +106,14 @@ func execFirst(order *session.Spawn, e *ends, l *live, r *reaper) (string, int, 
 		for _, shell := range order.Shells {
 			attr.Dir, attr.Env = dir, environ(order, shell, e.tty, l.agent)
 			pid, err := r.fork(func() (int, error) { return syscall.ForkExec(shell, argv(order, shell), attr) })
-			switch err {
-			case nil:
+			switch {
+			case err == nil:
 				return shell, pid, session.None
-			case unix.EAGAIN: // fork(2): pids.max or RLIMIT_NPROC
+			case errors.Is(err, unix.EAGAIN): // fork(2): pids.max or RLIMIT_NPROC
 				return "", 0, session.ProcessLimit
-			case unix.E2BIG:
+			case errors.Is(err, unix.E2BIG):
 				return "", 0, session.TooLong
-			case unix.ENOENT, unix.ENOTDIR:
+			case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 			default:
 				failure = session.NotExecutable
 			}
