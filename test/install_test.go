@@ -130,39 +130,37 @@ func TestUninstall(t *testing.T) {
 // TestDemo runs what newcomers run first.
 func TestDemo(t *testing.T) {
 	setup(t)
-	before := traces(t)
 	demo := func(command string) *exec.Cmd {
 		cmd := exec.Command("make", "-s", "-C", "..", "demo", "CMD="+command)
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "SUDO_USER=") })
 		return cmd
 	}
-	r := host.Run(demo(`id -un; echo "$((40+2)), it's"; ps aux | wc -l; exit 42`))
+	cmd := demo(`id -un; echo "$((40+2)), it's"; ps aux | wc -l; exit 42`)
+	r := host.Run(cmd)
 	lines := strings.Split(r.Stdout, "\n")
-	if r.Code != 42 || len(lines) != 4 || !strings.HasPrefix(lines[0], "cdemo") || lines[1] != "42, it's" {
+	if r.Code != 42 || len(lines) != 4 || lines[0] != fmt.Sprintf("cdemo%d", cmd.Process.Pid) || lines[1] != "42, it's" {
 		t.Errorf("make demo: %v; want its lines and exit 42", r)
 	}
+	wantNoTraces(t, cmd.Process.Pid)
+
 	// A person at a terminal types a few lines.
-	term, err := host.OnTerminal(demo(""), 24, 80)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer term.Close()
+	term := open(t, demo(""))
 	if _, err := term.Expect(`leave it with exit`); err != nil {
 		t.Fatal(err)
 	}
-	if got := ask(t, term, "echo user=$USER $((6*7))", `\suser=(cdemo\d+ 42)\r`); !strings.HasSuffix(got, " 42") {
-		t.Error(got)
+	// The twin of what is looked for in the end.
+	if got := traces(t, term.Pid()); len(got) < 3 {
+		t.Errorf("a running demo shows only in %q: the test proves nothing", got)
 	}
+	ask(t, term, "echo user=$USER $((6*7))", `[\r\n]user=(cdemo\d+ 42)\r`)
 	send(t, term, "exit 3\n")
 	if r := term.Wait(); r.Code != 3 {
 		t.Errorf("make demo, interactive: %v; want exit 3", r)
 	}
+	wantNoTraces(t, term.Pid())
+
 	// Ctrl-C while a command runs.
-	term, err = host.OnTerminal(demo("echo up; exec sleep 1000"), 24, 80)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer term.Close()
+	term = open(t, demo("echo up; exec sleep 1000"))
 	if _, err := term.Expect(`up\r\n`); err != nil {
 		t.Fatal(err)
 	}
@@ -170,30 +168,47 @@ func TestDemo(t *testing.T) {
 	if r := term.Wait(); r.Code != 130 {
 		t.Errorf("make demo, Ctrl-C: %v; want exit 130", r)
 	}
-	if after := traces(t); after != before {
-		t.Errorf("the demo left something behind:\n%s\nbefore:\n%s", after, before)
+	wantNoTraces(t, term.Pid())
+}
+
+func open(t *testing.T, cmd *exec.Cmd) *host.Terminal {
+	t.Helper()
+	term, err := host.OnTerminal(cmd, 24, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { term.Close() })
+	return term
+}
+
+func wantNoTraces(t *testing.T, pid int) {
+	t.Helper()
+	if left := traces(t, pid); len(left) != 0 {
+		t.Errorf("the demo left something behind:\n%s", strings.Join(left, "\n"))
 	}
 }
 
-// traces lists what a demo might leave on this machine.
-func traces(t *testing.T) string {
+// traces lists what a demo has made on this machine. Its process is the one
+// that make was: make becomes scripts/demo, and that the program.
+func traces(t *testing.T, pid int) []string {
 	t.Helper()
+	name, dir := fmt.Sprintf("cdemo%d", pid), fmt.Sprintf("carrel-demo-%d", pid)
 	var lines []string
-	for _, pattern := range []string{"/var/tmp/carrel-demo-*", "/home/cdemo*", "/sys/fs/cgroup/carrel-demo-*", "/sys/fs/cgroup/*/carrel-demo-*"} {
+	for _, pattern := range []string{"/var/tmp/" + dir + "-*", "/home/" + name, "/sys/fs/cgroup/" + dir, "/sys/fs/cgroup/*/" + dir} {
 		matches, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
 		lines = append(lines, matches...)
 	}
-	for _, file := range []string{"/etc/passwd", "/etc/group", "/proc/self/mountinfo"} {
+	for _, file := range []string{"/etc/passwd", "/etc/group", "/etc/subuid", "/proc/self/mountinfo"} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(content)) {
-			if strings.Contains(line, "cdemo") || strings.Contains(line, "carrel-demo-") {
-				lines = append(lines, line)
+			if strings.Contains(line, name+":") || strings.Contains(line, dir) {
+				lines = append(lines, file+": "+line)
 			}
 		}
 	}
@@ -202,9 +217,9 @@ func traces(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for _, p := range procs {
-		if strings.Contains(p.Exe, "carrel-demo-") || strings.Contains(fmt.Sprint(p.Cgroups), "/carrel-demo-") {
+		if strings.Contains(p.Exe, dir) || strings.Contains(fmt.Sprint(p.Cgroups), "/"+dir) {
 			lines = append(lines, fmt.Sprint(p))
 		}
 	}
-	return strings.Join(lines, "\n")
+	return lines
 }

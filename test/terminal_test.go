@@ -57,27 +57,20 @@ func TestLogin(t *testing.T) {
 				t.Errorf("after a resize: %q", got)
 			}
 			// Job control and the keys of a terminal.
-			if err := term.Send("cat\n"); err != nil {
-				t.Fatal(err)
-			}
-			if err := term.Send("\x1a"); err != nil {
-				t.Fatal(err)
-			}
+			ask(t, term, "sh -c 'echo re''ading; exec cat'", `[\r\n](reading)\r`)
+			send(t, term, "\x1a")
 			if _, err := term.Expect(`Stopped`); err != nil {
 				t.Error(err)
 			}
 			if got := ask(t, term, "kill %1; sleep 77 & jobs -p | wc -l", `[\n\r](\d+)\r`); got == "0" {
 				t.Errorf("jobs: %q", got)
 			}
-			if err := term.Send("sleep 60\n\x03"); err != nil {
-				t.Fatal(err)
-			}
+			ask(t, term, "sh -c 'echo sl''eeping; exec sleep 60'", `[\r\n](sleeping)\r`)
+			send(t, term, "\x03")
 			if got := ask(t, term, "echo st=$?", `[\r\n]st=(\d+)\r`); got != "130" {
 				t.Errorf("status after Ctrl-C: %s; want 130", got)
 			}
-			if err := term.Send("kill %2 2>/dev/null; exit 7\n"); err != nil {
-				t.Fatal(err)
-			}
+			send(t, term, "kill %2 2>/dev/null; exit 7\n")
 			if r := term.Wait(); r.Code != 7 {
 				t.Errorf("status of the login: %v; want 7", r)
 			}
@@ -115,8 +108,8 @@ func TestTerminalRestored(t *testing.T) {
 		"exit":             func(t *testing.T, term *host.Terminal) { send(t, term, "exit 0\n") },
 		"death by signal":  func(t *testing.T, term *host.Terminal) { send(t, term, "kill -KILL $$\n") },
 		"container killed": func(t *testing.T, _ *host.Terminal) { f.empty(t) },
-		"carrelsh gets SIGTERM": func(t *testing.T, term *host.Terminal) {
-			if err := syscall.Kill(term.Pid(), syscall.SIGTERM); err != nil {
+		"carrelsh gets SIGHUP": func(t *testing.T, term *host.Terminal) {
+			if err := syscall.Kill(term.Pid(), syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}
 		},

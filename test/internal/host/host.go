@@ -42,12 +42,12 @@ func New(ctx context.Context, kind string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	id := kind + "-" + strconv.Itoa(os.Getpid())
 	// Not /tmp: where that is a tmpfs, older kernels cannot id-map it.
-	dir, err := os.MkdirTemp("/var/tmp", "carrel-"+kind+"-")
+	dir, err := os.MkdirTemp("/var/tmp", "carrel-"+id+"-")
 	if err != nil {
 		return nil, err
 	}
-	id := kind + "-" + strconv.Itoa(os.Getpid())
 	h := &Host{
 		Dir:      dir,
 		Prefix:   filepath.Join(dir, "usr"),
