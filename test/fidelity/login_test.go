@@ -1,0 +1,230 @@
+package fidelity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrel-sh/carrel/test/internal/host"
+)
+
+var loginRows = []row{
+	{"login reads the profile, -c does not; the files are the container's", atNative, profiles},
+	{"zsh, fish and dash as login shells", atNative, shells},
+	{"a missing shell falls back, and says so on a terminal", atNative, fallback},
+	{"umask, ulimit, groups, locale, PATH as on a plain host", atNative, golden},
+	{"~/.ssh/rc of the host does not run on the host", atSSH, sshRC},
+}
+
+func profiles(s *scene) error {
+	write := []string{".bash_profile", ".bashrc", ".profile"}
+	marker := func(name string) string { return "echo in" + name + " \\ \n" }
+	for _, name := range write {
+		text := "seen=$seen:" + name + "\n"
+		if r := s.In(s.user, "cat >"+name, strings.NewReader(text)); r.Code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		if err := s.oracle.WriteHome(name, text); err != nil {
+			return err
+		}
+		// What the home on the host says must not be read by anybody.
+		if err := s.user.WriteHome(name, marker(name)); err != nil {
+			return err
+		}
+	}
+	s.later(func() {
+		s.in("rm " + strings.Join(write, " "))
+		for _, name := range write {
+			os.Remove(filepath.Join(s.oracle.Home, name))
+			os.Remove(filepath.Join(s.user.Home, name))
+		}
+	})
+	const show = "echo \"$0 seen=$seen home=$HOME pwd=$PWD user=$USER logname=$LOGNAME shell=$SHELL\""
+	if err := s.same(strings.Replace(show, "shell=$SHELL", "", 1)); err != nil {
+		return err
+	}
+	if s.mode == passwd || s.mode == forced {
+		if err := s.sameWith("", show+"\n"); err != nil {
+			return err
+		}
+	}
+	term, err := s.terminal("")
+	if err != nil {
+		return err
+	}
+	return ask(term, "echo \"arg0=$0 seen=$seen\"; shopt login_shell", `arg0=(\S+ \S+)\r\nlogin_shell\s+on`, "-bash seen=:.bash_profile")
+}
+
+// at is a visit of an account that is not the door's own.
+func (s *scene) at(a host.Account, command string) visit { return visit{account: a, command: command} }
+
+func shells(s *scene) error {
+	for shell, tests := range map[string][][2]string{
+		"/usr/bin/zsh":  {{`echo $ZSH_VERSION $SHELL $((2**10))`, "5.9 /usr/bin/zsh 1024"}},
+		"/usr/bin/fish": {{`echo $SHELL (math 2^10); set x 1; echo $version | string match -r '^3'`, "/usr/bin/fish 1024\n3"}},
+		"/bin/dash":     {{`echo $SHELL $((1+1)) ${BASH_VERSION-none}`, "/bin/dash 2 none"}},
+	} {
+		account := s.shells[shell]
+		s.In(account, "touch .zshrc", nil) // or zsh asks a newcomer questions
+		for _, test := range tests {
+			if r := s.runs(s.at(account, test[0]), nil); r.Code != 0 || strings.TrimSpace(r.Stdout) != test[1] {
+				return fmt.Errorf("%s: %q: %v; want %q", shell, test[0], r, test[1])
+			}
+		}
+		if r := s.runs(s.at(account, "exit 41"), nil); r.Code != 41 {
+			return fmt.Errorf("%s: exit 41: %v", shell, r)
+		}
+		term, err := s.terminals(s.at(account, ""))
+		if err != nil {
+			return err
+		}
+		// Not typed before the line editor of fish or zsh has set the terminal up.
+		if _, err := term.Expect(`[$%>#] ?(\x1b\S*)*`); err != nil {
+			return fmt.Errorf("%s: %w", shell, err)
+		}
+		line := "ps -o args= -p $$; exit 4\r"
+		if strings.HasSuffix(shell, "fish") {
+			line = "ps -o args= -p $fish_pid; exit 4\r"
+		}
+		if err := term.Send(line); err != nil {
+			return err
+		}
+		want := "-" + filepath.Base(shell)
+		if r := term.Wait(); r.Code != 4 || !strings.Contains(r.Stdout, want+"\r\n") {
+			return fmt.Errorf("%s on a terminal: %v; want %s", shell, r, want)
+		}
+	}
+	return nil
+}
+
+func fallback(s *scene) error {
+	a := s.shells["/bin/nonesuch"]
+	if r := s.runs(s.at(a, "echo $SHELL"), nil); r.Code != 0 || r.Stdout != "/bin/bash\n" || r.Stderr != "" {
+		return fmt.Errorf("without a terminal: %v; want bash and no word", r)
+	}
+	term, err := s.terminals(s.at(a, ""))
+	if err != nil {
+		return err
+	}
+	if _, err := term.Expect(`carrel: the wanted shell is not in your container's image; this is /bin/bash\r?\n`); err != nil {
+		return err
+	}
+	return ask(term, "echo $0:$SHELL", `(-bash:/bin/bash)\r`, "-bash:/bin/bash")
+}
+
+// sshRC has sshd run ~/.ssh/rc, which it does by the login shell: it runs
+// inside, where the file is not, and not on the host.
+func sshRC(s *scene) error {
+	mark := filepath.Join("/tmp", s.user.Name+"-rc")
+	defer os.Remove(mark)
+	dir := filepath.Join(s.user.Home, ".ssh")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "rc"), []byte("touch "+mark+"\n"), 0o644); err != nil { //nolint:gosec // for the user to read
+		return err
+	}
+	r := s.run("echo out")
+	if r.Code != 0 || r.Stdout != "out\n" {
+		return fmt.Errorf("%v", r)
+	}
+	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("it ran on the host: %w", err)
+	}
+	return nil
+}
+
+// probes are what a session is asked for the golden file.
+var probes = []struct{ name, command string }{
+	{"umask", "umask"},
+	{"ulimit -a", "ulimit -a"},
+	{"ulimit -Ha", "ulimit -Ha"},
+	{"id", "id"},
+	{"id -G", "id -G"},
+	{"pwd", "pwd; echo $PWD"},
+	{"HOME USER LOGNAME", "echo $HOME $USER $LOGNAME"},
+	{"SHELL", "echo $SHELL"},
+	{"MAIL", "echo ${MAIL-unset}"},
+	{"PATH", "echo $PATH"},
+	{"PATH of a login", "bash -lc 'echo $PATH'"},
+	{"LANG", "echo ${LANG-unset} ${LC_ALL-unset}"},
+	{"locale", "locale"},
+	{"TERM", "echo ${TERM-unset}"},
+	{"variables", "env | cut -d= -f1 | sort | tr '\\n' ' '"},
+	{"ignored and blocked signals", "grep -E 'Sig(Blk|Ign)' /proc/self/status"},
+	{"nice", "nice"},
+	{"open descriptors", "ls /proc/self/fd | tr '\\n' ' '"},
+	{"hostname resolves", "getent hosts $(hostname) >/dev/null && echo yes"},
+	{"/tmp", "stat -c '%a %U' /tmp /var/tmp /dev/shm | tr '\\n' ' '"},
+	{"devices", "for d in null zero full random urandom tty ptmx; do test -c /dev/$d && echo $d; done | tr '\\n' ' '; ls -d /dev/fd /dev/std*"},
+	{"sudo and su", "test -u /bin/su && echo set-uid"},
+	{"process substitution", "cat <(echo yes); echo there >/dev/stderr"},
+}
+
+// unlike says why a probe may differ from the oracle.
+var unlike = map[string]string{
+	"ulimit -a":            "those of the container, whatever the daemon that let the user in has",
+	"ulimit -Ha":           "those of the container, and no core files: the kernel would pipe them to the host",
+	"MAIL":                 "a session has the same in every mode",
+	"PATH":                 "a session has the same in every mode",
+	"variables":            "a session has the same in every mode",
+	"open descriptors":     "what the caller left open is not passed on",
+	"process substitution": "the streams belong to the user, so that /dev/stderr can be opened",
+}
+
+// golden compares the probes with the oracle's and holds the verdict against a
+// golden file of the mode. Values are not in it, for they are the machine's.
+func golden(s *scene) error {
+	got, want := s.probe(false), s.probe(true)
+	var b strings.Builder
+	var errs []error
+	for _, p := range probes {
+		reason, ok := unlike[p.name]
+		switch {
+		case ok && strings.HasPrefix(p.name, "ulimit"):
+			fmt.Fprintf(&b, "%s: %s\n", p.name, reason)
+		case got[p.name] == want[p.name]:
+			fmt.Fprintf(&b, "%s: same\n", p.name)
+		case ok:
+			fmt.Fprintf(&b, "%s: differs: %s\n", p.name, reason)
+		default:
+			errs = append(errs, fmt.Errorf("%s: %q; the plain account: %q", p.name, got[p.name], want[p.name]))
+		}
+	}
+	if errs != nil {
+		return errors.Join(errs...)
+	}
+	path := filepath.Join("testdata", "login-"+strings.Fields(s.mode)[0]+".golden")
+	if *update {
+		return os.WriteFile(path, []byte(b.String()), 0o644) //nolint:gosec // a file of the repository
+	}
+	committed, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if diff := cmp.Diff(string(committed), b.String()); diff != "" {
+		return fmt.Errorf("%s (-committed +measured):\n%s", path, diff)
+	}
+	return nil
+}
+
+// probe runs all probes in one session.
+func (s *scene) probe(oracle bool) map[string]string {
+	var command strings.Builder
+	for _, p := range probes {
+		fmt.Fprintf(&command, "( %s ) 2>&1; echo '<<%s>>'\n", p.command, p.name)
+	}
+	answers := make(map[string]string)
+	rest := s.plain(s.runs(s.visit(oracle, command.String()), nil).Stdout)
+	for _, p := range probes {
+		var answer string
+		answer, rest, _ = strings.Cut(rest, "<<"+p.name+">>\n")
+		answers[p.name] = strings.TrimSpace(answer)
+	}
+	return answers
+}
