@@ -39,14 +39,12 @@ func (h *Host) Start(o Options) (*Daemon, error) {
 	if h.daemon != nil && h.daemon.Running() {
 		return nil, fmt.Errorf("carreld runs already, pid %d", h.daemon.Pid)
 	}
-	config := filepath.Join(h.Dir, "carrel.toml")
 	text := fmt.Sprintf("login_shells = [%q]\n%s", h.Path("carrelsh"), o.Config)
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(h.config(), []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	state := o.StateDir
-	if state == "" {
-		state = h.StateDir
+	if h.state = o.StateDir; h.state == "" {
+		h.state = h.StateDir
 	}
 	log, err := os.OpenFile(filepath.Join(h.Dir, "carreld.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -54,7 +52,7 @@ func (h *Host) Start(o Options) (*Daemon, error) {
 	}
 	defer log.Close()
 	args := []string{
-		"--run-dir", h.RunDir, "--state-dir", state, "--config", config,
+		"--run-dir", h.RunDir, "--state-dir", h.state, "--config", h.config(),
 		"--cgroup", h.Cgroup, "--libexec-dir", h.Libexec(),
 	}
 	d := &Daemon{Log: log.Name(), exited: make(chan struct{})}

@@ -27,6 +27,7 @@ type Host struct {
 	Cgroup   string // parent of all containers' cgroups, absolute in each hierarchy
 
 	name     string
+	state    string // the directory that the daemon was started with last
 	accounts []Account
 	daemon   *Daemon
 	sshd     *SSHD
@@ -50,6 +51,7 @@ func New(ctx context.Context, kind string) (*Host, error) {
 	}
 	h := &Host{
 		Dir:      dir,
+		state:    filepath.Join(dir, "state"),
 		Prefix:   filepath.Join(dir, "usr"),
 		RunDir:   filepath.Join(dir, "run"),
 		StateDir: filepath.Join(dir, "state"),
@@ -96,8 +98,12 @@ func (h *Host) Socket() string { return filepath.Join(h.RunDir, "login.sock") }
 
 // Carrel runs carrel(1), as root, against this host.
 func (h *Host) Carrel(args ...string) Result {
-	return Run(exec.Command(h.Path("carrel"), append([]string{"--run-dir", h.RunDir}, args...)...))
+	private := []string{"--run-dir", h.RunDir, "--state-dir", h.state, "--config", h.config()}
+	return Run(exec.Command(h.Path("carrel"), append(private, args...)...))
 }
+
+// config returns the path of carreld's configuration.
+func (h *Host) config() string { return filepath.Join(h.Dir, "carrel.toml") }
 
 // Close ends and removes everything of this host. It goes on after a failure
 // and returns all of them. It may be called twice.
