@@ -71,7 +71,7 @@ func withScene(run func()) error {
 }
 
 // parent is the cgroup of all these containers.
-func parent() string { return "/carrel-test-" + strconv.Itoa(os.Getpid()) }
+func parent() string { return "/carrel-sandbox-" + strconv.Itoa(os.Getpid()) }
 
 // cgroups returns the directories below parent in every hierarchy, the parent
 // first.
