@@ -18,6 +18,7 @@ import (
 type peers struct {
 	dir, rootfs string
 	cgroup      string
+	runroot     string // podman's, which it wants shorter than 50 bytes
 }
 
 const (
@@ -28,7 +29,7 @@ const (
 
 // newPeers makes the bundles and starts one container of each peer.
 func newPeers(h *host.Host) (*peers, error) {
-	p := &peers{dir: filepath.Join(h.Dir, "peers"), cgroup: h.Cgroup + "-peers"}
+	p := &peers{dir: filepath.Join(h.Dir, "peers"), cgroup: h.Cgroup + "-peers", runroot: "/run" + h.Cgroup}
 	p.rootfs = filepath.Join(p.dir, "rootfs")
 	if err := p.makeRoot(); err != nil {
 		return nil, err
@@ -148,7 +149,7 @@ func (p *peers) podmanRun() []string {
 // podman returns an invocation with storage of its own, which --rootfs leaves
 // almost empty.
 func (p *peers) podman(verb string, args ...string) []string {
-	argv := []string{"podman", "--log-level", "error", "--root", p.state("podman"), "--runroot", p.state("podman-run"), verb}
+	argv := []string{"podman", "--log-level", "error", "--root", p.state("podman"), "--runroot", p.runroot, verb}
 	return append(argv, args...)
 }
 
@@ -185,12 +186,13 @@ func inFile(dir string, cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// close removes the containers; the files go with the host's directory.
+// close removes the containers; other files go with the host's directory.
 func (p *peers) close() error {
 	return errors.Join(
 		p.hidden([]string{"crun", "--root", p.state("crun"), "delete", "-f", "keep-crun"}),
 		p.hidden([]string{"runc", "--root", p.state("runc"), "delete", "-f", "keep-runc"}),
 		p.hidden(p.podman("rm", "-f", "-t", "0", "keep")),
 		host.RemoveCgroup(p.cgroup),
+		os.RemoveAll(p.runroot),
 	)
 }
