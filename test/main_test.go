@@ -51,10 +51,11 @@ func withHost(run func()) (err error) {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() {
+	over := context.AfterFunc(ctx, func() {
 		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
 		os.Exit(130)
 	})
+	defer over() // before stop, which would set it off
 	defer func() {
 		if closeErr := h.Close(); closeErr != nil && err == nil {
 			err = closeErr

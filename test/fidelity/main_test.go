@@ -24,8 +24,9 @@ type fixture struct {
 	sshd  *host.SSHD
 	doors []*door
 	// shells are accounts by the shell that policy gives them.
-	shells map[string]host.Account
-	keys   string // directory of the client's key in other formats
+	shells  map[string]host.Account
+	regress host.Account // whose home is the host's
+	keys    string       // directory of the client's key in other formats
 
 	mu   sync.Mutex
 	many []host.Account // for the crowd
@@ -67,10 +68,11 @@ func withHost(run func()) (err error) {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() {
+	over := context.AfterFunc(ctx, func() {
 		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
 		os.Exit(130)
 	})
+	defer over() // before stop, which would set it off
 	defer func() {
 		if closeErr := h.Close(); closeErr != nil && err == nil {
 			err = closeErr
@@ -110,7 +112,10 @@ func (f *fixture) makeShells() (string, error) {
 		f.shells[shell] = a
 		config += fmt.Sprintf("[[rule]]\nusers = [%q]\nshell = %q\n", a.Name, shell)
 	}
-	return config, nil
+	// OpenSSH's own tests share files between the client and the session.
+	a, err := f.Account("r", "")
+	f.regress = a
+	return config + fmt.Sprintf("[[rule]]\nusers = [%q]\nhome = \"host\"\n", a.Name), err
 }
 
 // setup returns the shared host, or stops the test.
