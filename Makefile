@@ -12,7 +12,8 @@ LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.socketPath=$(RUNDIR)/login.
 GOBUILD   = $(GO) build -trimpath -buildvcs=false
 STATIC    = carrelsh carreld carrel carrel-init carrel-transfer carrel-unpack
 BUILDDEPS = gcc libc6-dev
-TESTDEPS  = $(BUILDDEPS) $(shell cat test/fidelity/packages.txt) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+FIDELITYDEPS = $(shell cat test/fidelity/packages.txt)
 VMDEPS    = e2fsprogs qemu-system-x86
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
@@ -21,7 +22,7 @@ BASHCOMP  = $(SHARE)/bash-completion/completions/carrel
 ZSHCOMP   = $(SHARE)/zsh/vendor-completions/_carrel
 FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
 
-.PHONY: help build install uninstall demo test test-vm check bench fuzz clean
+.PHONY: help build install uninstall demo test test-fidelity test-vm check bench fuzz clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,11 @@ test: ## every test, as root; installs what it needs
 	@scripts/need $(TESTDEPS)
 	@scripts/need --root 'make test' 'go test ./... runs what can be run without it'
 	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -timeout 14m ./...
+
+test-fidelity: ## a session beside a plain shell account, with many clients
+	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)
+	@scripts/need --root 'make test-fidelity'
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags fidelity -count=1 -timeout 14m ./test/fidelity
 
 test-vm: ## Debian's kernel with cgroup v2 in a virtual machine, some minutes
 	@scripts/need $(TESTDEPS) $(VMDEPS)

@@ -1,3 +1,5 @@
+//go:build fidelity
+
 package fidelity
 
 import (
@@ -17,7 +19,8 @@ var loginRows = []row{
 	{"zsh, fish and dash as login shells", atNative, shells},
 	{"a missing shell falls back, and says so on a terminal", atNative, fallback},
 	{"umask, ulimit, groups, locale, PATH as on a plain host", atNative, golden},
-	{"~/.ssh/rc of the host does not run on the host", atSSH, sshRC},
+	{"~/.ssh/rc of the host does not run on the host", atSSH, func(s *scene) error { return s.sshRC(false) }},
+	{"~/.ssh/rc of the host, which is not inside, is passed over in silence", atSSH, func(s *scene) error { return s.sshRC(true) }},
 }
 
 func profiles(s *scene) error {
@@ -118,7 +121,7 @@ func fallback(s *scene) error {
 
 // sshRC has sshd run ~/.ssh/rc, which it does by the login shell: it runs
 // inside, where the file is not, and not on the host.
-func sshRC(s *scene) error {
+func (s *scene) sshRC(silent bool) error {
 	mark := filepath.Join("/tmp", s.user.Name+"-rc")
 	defer os.Remove(mark)
 	dir := filepath.Join(s.user.Home, ".ssh")
@@ -130,7 +133,7 @@ func sshRC(s *scene) error {
 		return err
 	}
 	r := s.run("echo out")
-	if r.Code != 0 || r.Stdout != "out\n" {
+	if r.Code != 0 || r.Stdout != "out\n" || (silent && r.Stderr != "") {
 		return fmt.Errorf("%v", r)
 	}
 	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {

@@ -1,3 +1,5 @@
+//go:build fidelity
+
 package fidelity
 
 import (
@@ -110,9 +112,12 @@ func yesHead(s *scene) error {
 	return nil
 }
 
-// bigSize is a big stream's: 10 GiB where CARREL_LONG is 1.
+// long asks for what takes longer than `make test` may.
+func long() bool { return os.Getenv("CARREL_LONG") == "1" }
+
+// bigSize is a big stream's.
 func bigSize() int64 {
-	if os.Getenv("CARREL_LONG") == "1" {
+	if long() {
 		return 10 << 30
 	}
 	return 512 << 20

@@ -1,3 +1,5 @@
+//go:build fidelity
+
 package fidelity
 
 import (
@@ -174,6 +176,9 @@ func explanation(feature string, d *door) (string, bool) {
 }
 
 var reasons = []reason{
+	{"~/.ssh/rc of the host, which is not inside, is passed over in silence", passwd, "", "sshd looks for the file in the home that the " +
+		"host has, and then has the login shell run it: inside, /bin/sh says on stderr that it is not there. That takes a file in a home that its " +
+		"user cannot write; `PermitUserRC no`, which Carrel wants anyway, ends it, and sshd skips it under ForceCommand."},
 	{"a terminal on stdin alone, or on stdout alone", "", "", "A session has a terminal where both stdin and stdout are one, and pipes " +
 		"otherwise: with `carrelsh -c CMD | cat` the command sees a pipe as its stdin too. The bytes are the same; a program " +
 		"that asks isatty(0) is told no."},
