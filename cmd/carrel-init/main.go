@@ -36,6 +36,11 @@ func main() {
 }
 
 func run() error {
+	if runtime.GOMAXPROCS(0) < 2 {
+		// A fork holds its processor until the child has executed something; the
+		// alarm that ends a stopped child needs another one.
+		runtime.GOMAXPROCS(2)
+	}
 	// Caught and dropped. Ignored, they would be so in every session as well
 	// (execve(2)).
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
