@@ -61,7 +61,7 @@ demo: ## a shell in a container, cleaned up afterwards; CMD='…' runs that inst
 test: ## every test, as root; installs what it needs
 	@scripts/need $(TESTDEPS)
 	@scripts/need --root 'make test' 'go test ./... runs what can be run without it'
-	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -timeout 14m ./...
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -p 1 -timeout 14m ./...
 
 test-fidelity: ## a session beside a plain shell account, with many clients
 	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)

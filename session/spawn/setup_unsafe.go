@@ -19,10 +19,26 @@ func Setup(boot *session.Boot) error {
 		return errors.New("own file is readable inside: PID 1 could be taken over")
 	}
 	unix.Umask(0o022)
+	heedSignals()
 	writeAccounts(boot)
 	linkTools()
 	makeRunDirs("/run")
 	return dropRights(boot.Seccomp)
+}
+
+// heedSignals gives every ignored signal its default action, for what is ignored
+// here would be so in every session (execve(2)). glibc's posix_spawn leaves two
+// of its internal signals ignored, so that it depended on carreld's parent.
+func heedSignals() {
+	type action struct{ handler, flags, restorer, mask uintptr } // rt_sigaction(2)
+	const ignored = 1
+	for sig := uintptr(1); sig <= 64; sig++ {
+		var old, normal action
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&old)), 8, 0, 0)
+		if errno == 0 && old.handler == ignored {
+			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&normal)), 0, 8, 0, 0)
+		}
+	}
 }
 
 // kept are the capabilities, in the container's own user namespace, that PID 1
