@@ -331,7 +331,7 @@ func TestLinkComesFirst(t *testing.T) {
 }
 
 // TestReadableInit: an init file that a user could read could be taken over
-// through ptrace (threats.md, row 14). It refuses to serve.
+// through ptrace. It refuses to serve.
 func TestReadableInit(t *testing.T) {
 	s := newStage(t)
 	lib := filepath.Join(s.dir, "libexec")

@@ -16,8 +16,8 @@ import (
 )
 
 // places are the names that a start opens, mounts on or writes to. An image, or
-// the layer as a user left it, may hold anything under them (threats.md, row 7:
-// CVE-2025-31133, CVE-2025-52565, CVE-2025-52881, CVE-2026-41579).
+// the layer as a user left it, may hold anything under them (CVE-2025-31133,
+// CVE-2025-52565, CVE-2025-52881, CVE-2026-41579).
 var places = map[string][]string{
 	"mount points": {"dev", "proc", "sys", "run", "etc", "tmp", "home"},
 	"names below": {

@@ -97,7 +97,7 @@ func config(c *spec.Create) *configs.Config {
 		Capabilities:    &configs.Capabilities{Bounding: rights, Permitted: rights, Effective: rights},
 		NoNewPrivileges: true,
 		// A key per container would be charged to the mapped root's quota, and
-		// seccomp denies the keyring calls (dependencies: libcontainer).
+		// seccomp denies the keyring calls.
 		NoNewKeyring: true,
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWNET},

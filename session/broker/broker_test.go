@@ -245,7 +245,7 @@ func TestDescriptorsRefused(t *testing.T) {
 	}
 }
 
-// TestPeer asks who called, for callers that are nobody (threats.md, row 20).
+// TestPeer asks who called, for callers that are nobody.
 func TestPeer(t *testing.T) {
 	if uid, err := peer(connected(t, self())); err != nil || uid != self() {
 		t.Errorf("peer of ourselves = %d, %v; want %d", uid, err, self())

@@ -17,7 +17,7 @@ import (
 
 // An evil is a carrel-init that its container has taken over. Whatever it
 // does, the caller gets a failure, nobody waits for longer than the deadline,
-// and no descriptor stays (threats.md, row 15).
+// and no descriptor stays.
 type evil struct {
 	name string
 	init func(*box)

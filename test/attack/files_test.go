@@ -66,7 +66,7 @@ func dangers(t *testing.T, dir string, floor uint32) []string {
 const subordinate = 1 << 30
 
 // TestSetuidFiles has the user, and root of the container, leave set-uid
-// programs and devices wherever they can write (threats.md, §5, 7). On the host
+// programs and devices wherever they can write. On the host
 // none is set-uid to root or a device, and nobody can reach them.
 func TestSetuidFiles(t *testing.T) {
 	f := setup(t)

@@ -30,8 +30,8 @@ echo cwd $(pwd)
 echo descriptors $(ls /proc/self/fd)
 echo threads $(ls /proc/self/task | wc -l)`
 
-// TestGolden holds what a session inherits against a golden file (threats.md,
-// rows 9 and 18). carrelsh is started with as much of the opposite as can be.
+// TestGolden holds what a session inherits against a golden file.
+// carrelsh is started with as much of the opposite as can be.
 func TestGolden(t *testing.T) {
 	f := setup(t)
 	f.empty(t)
@@ -119,7 +119,7 @@ func (f *fixture) wantClean(t *testing.T, what string, r host.Result) {
 
 // TestCallersTerminal: root, or whoever else, runs carrelsh at a terminal of the
 // host's. Nothing inside types into it, changes it, or reads from it, neither
-// during the session nor afterwards (threats.md, rows 26 and 27).
+// during the session nor afterwards.
 func TestCallersTerminal(t *testing.T) {
 	f := setup(t)
 	path := f.arm(t, f.alice)

@@ -30,7 +30,6 @@ const (
 )
 
 // attacks reach for the directory sentinel, absolute, and for sentinelName.
-// The advisories that describe the idea are in threats.md, row 48.
 func attacks(sentinel string) []attack {
 	out := sentinelName
 	deep := strings.Repeat("d/", maxDepth)
