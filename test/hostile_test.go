@@ -205,6 +205,19 @@ func TestIgnoredSignals(t *testing.T) {
 	if got.Stdout != want || got.Code != 0 {
 		t.Errorf("inside: %v; want %q", got, want)
 	}
+	// The same for carreld, as by nohup or an init script.
+	const limits = "ulimit -c; ulimit -n; ulimit -u; ulimit -f; umask"
+	before := f.in(t, f.alice, limits)
+	f.reconfigure(t, host.Options{Before: "trap '' HUP INT QUIT PIPE CHLD USR1 TSTP; ulimit -S -c 0 -n 300; umask 0777; exec 7</etc/passwd"})
+	if got := f.in(t, f.alice, "grep -E 'Sig(Blk|Ign)' /proc/self/status"); got+"\n" != want {
+		t.Errorf("inside, carreld started carelessly: %q; want %q", got, want)
+	}
+	if got := f.in(t, f.alice, limits); got != before {
+		t.Errorf("limits inside, carreld started carelessly: %q; otherwise %q", got, before)
+	}
+	if got := f.in(t, f.alice, "ls /proc/self/fd"); got != "0\n1\n2\n3" {
+		t.Errorf("descriptors inside, carreld started carelessly: %q", got)
+	}
 }
 
 func TestSetuid(t *testing.T) {

@@ -29,6 +29,7 @@ import (
 type options struct {
 	rounds, logins, repeats int
 	pipeMiB, ttyMiB         int
+	users                   int
 }
 
 func init() {
@@ -44,6 +45,7 @@ func main() {
 	flag.IntVar(&o.repeats, "repeat", 3, "transfers of each kind")
 	flag.IntVar(&o.pipeMiB, "pipe", 1024, "MiB each way through pipes")
 	flag.IntVar(&o.ttyMiB, "tty", 1024, "MiB each way through a terminal")
+	flag.IntVar(&o.users, "users", 20, "containers that share what they can, for their memory")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -32,6 +32,9 @@ type Options struct {
 	StateDir string
 	// Args follow the ones that keep the daemon private.
 	Args []string
+	// Before is a line of bash that runs in the process before it becomes
+	// carreld, such as a ulimit or a trap.
+	Before string
 }
 
 // Start starts carreld and returns when it answers. A host has one at a time.
@@ -56,7 +59,8 @@ func (h *Host) Start(o Options) (*Daemon, error) {
 		"--cgroup", h.Cgroup, "--libexec-dir", h.Libexec(),
 	}
 	d := &Daemon{Log: log.Name(), exited: make(chan struct{})}
-	d.cmd = exec.Command(h.Path("carreld"), append(args, o.Args...)...)
+	args = append([]string{"-c", o.Before + "\nexec \"$0\" \"$@\"", h.Path("carreld")}, append(args, o.Args...)...)
+	d.cmd = exec.Command("/bin/bash", args...)
 	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	d.cmd.Stderr = log
 	d.cmd.Dir = "/"
