@@ -16,8 +16,8 @@ var harmless = []string{"prlimit", "read pagemap", "migrate_pages"}
 
 var takeover = []string{"seize", "read mem", "write mem", "read environ", "read maps", "link root", "list fd", "process_vm_readv"}
 
-// TestPID1 attacks carrel-init as the user and as root of the container
-// . The twin is the same against a process of the user's;
+// TestPID1 attacks carrel-init as the user and as root of the container. The
+// twin is the same against a process of the user's;
 // that an init whose file can be read refuses to serve is tested in sandbox.
 func TestPID1(t *testing.T) {
 	f := setup(t)
