@@ -75,6 +75,7 @@ func withHost(run func()) (err error) {
 		os.Exit(130)
 	})
 	defer over() // before stop, which would set it off
+	defer over() // before stop, which would set it off
 	defer func() {
 		if closeErr := h.Close(); closeErr != nil && err == nil {
 			err = closeErr
