@@ -15,10 +15,15 @@ import (
 // live is a session whose first process runs.
 type live struct {
 	server *Server
+	id     session.ID
+	uid    uint32
 	pid    int // of the first process; also its session and process group
 	leaf   Leaf
 	tty    bool
 	agent  bool // it has the agent socket
+	// terminal is the path of its terminal, "" without one.
+	terminal string
+	started  time.Time
 	// killRest ends whatever is in the leaf when the first process has ended.
 	killRest bool
 	control  *control
@@ -55,6 +60,7 @@ func (l *live) release() {
 
 // add takes a started session into the books.
 func (s *Server) add(l *live) {
+	l.started = time.Now()
 	s.mu.Lock()
 	s.live[l.pid] = l
 	l.users = 1
@@ -103,6 +109,7 @@ func (s *Server) ended(l *live, status unix.WaitStatus) {
 	delete(s.live, l.pid)
 	idle := len(s.live) == 0
 	s.mu.Unlock()
+	s.watch.ended(session.End{ID: l.id, Exit: exit, At: uint64(time.Now().UnixMilli())})
 	l.release()
 	if idle {
 		s.trim()

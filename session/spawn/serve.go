@@ -53,6 +53,7 @@ type Server struct {
 	controls *controls
 
 	agent agent
+	watch watch
 
 	mu       sync.Mutex
 	live     map[int]*live // by pid of the first process
@@ -64,7 +65,7 @@ type Server struct {
 // New returns a server for the inherited SOCK_SEQPACKET listener, which it
 // owns from now on. newLeaf makes the cgroup of a session; nil is for none.
 func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error) {
-	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live)}
+	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live), watch: watch{fd: -1}}
 	var err error
 	if s.controls, err = newControls(s.killUnborn); err != nil {
 		return nil, err
@@ -143,6 +144,8 @@ func (s *Server) answer(fd int) {
 			return
 		}
 		s.serve(fd, order)
+	default:
+		s.answerRest(fd, frame)
 	}
 }
 

@@ -33,7 +33,7 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 		return nil, nil, &session.Reply{Failure: session.Internal}
 	}
 	defer e.closeInside()
-	l := &live{server: s, tty: order.Streams.Tty, killRest: order.KillRest}
+	l := &live{server: s, tty: order.Streams.Tty, killRest: order.KillRest, id: order.ID, uid: order.UID, terminal: e.tty}
 	l.control = &control{fd: e.control, hear: l.hear}
 	if order.Agent {
 		// Before the fork, so that the socket is there when the shell looks.
