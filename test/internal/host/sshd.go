@@ -66,6 +66,7 @@ func (h *Host) ServeSSH() (*SSHD, error) {
 	return s, nil
 }
 
+// config is careless about the environment, as a site's may be.
 func (s *SSHD) config(h *Host) string {
 	return fmt.Sprintf(`ListenAddress 127.0.0.1:%d
 ListenAddress 127.0.0.1:%d
@@ -76,7 +77,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-AcceptEnv LANG LC_* TZ COLORTERM CARREL_HOSTILE*
+AcceptEnv *
 MaxStartups 500
 MaxSessions 500
 LogLevel VERBOSE
