@@ -5,6 +5,7 @@ DESTDIR  ?=
 PREFIX   ?= /usr
 RUNDIR   ?= /run/carrel
 BIN      ?= bin
+DEBDIR   ?= $(BIN)
 FUZZTIME ?= 30s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
@@ -22,7 +23,7 @@ BASHCOMP  = $(SHARE)/bash-completion/completions/carrel
 ZSHCOMP   = $(SHARE)/zsh/vendor-completions/_carrel
 FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
 
-.PHONY: help build install uninstall demo test test-fidelity test-vm check bench fuzz clean
+.PHONY: help build install uninstall demo deb test test-fidelity test-vm check bench fuzz clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +55,15 @@ uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/{carrelsh,carrel} $(DESTDIR)$(PREFIX)/sbin/carreld
 	rm -f $(SHARE)/man/man{1,5,8}/carrel*.[158] $(BASHCOMP) $(ZSHCOMP) $(FISHCOMP)
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/carrel
+
+# The package has programs of its own, which know its version. VERSION=1.2 names
+# another than the commit's.
+deb: ## carrel_VERSION_ARCH.deb in $(DEBDIR), the same bytes each time
+	@scripts/need $(BUILDDEPS) git
+	$(GO) -C tools build -o $(abspath $(BIN))/tools/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@version=$$(packaging/deb/version '$(if $(filter-out file,$(origin VERSION)),$(VERSION))') && \
+	$(MAKE) --no-print-directory build BIN=$(BIN)/deb PREFIX=/usr RUNDIR=/run/carrel VERSION=$$version && \
+	packaging/deb/build $(BIN)/tools/nfpm $(BIN)/deb $$version $(DEBDIR)/carrel_$${version}_$$(dpkg --print-architecture).deb
 
 demo: ## a shell in a container, cleaned up afterwards; CMD='…' runs that instead
 	@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(become scripts/demo,$(value CMD)))scripts/demo '$(subst ','\'',$(value CMD))'
