@@ -140,8 +140,11 @@ func (s *SSHD) Options() []string {
 
 // Dial connects with Go's own client, which shows the exit-signal that
 // OpenSSH's folds into status 255. The caller closes it.
-func (s *SSHD) Dial(a Account) (*ssh.Client, error) {
-	return ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), &ssh.ClientConfig{
+func (s *SSHD) Dial(a Account) (*ssh.Client, error) { return s.DialPort(s.Port, a) }
+
+// DialPort is Dial at one of the two ports.
+func (s *SSHD) DialPort(port int, a Account) (*ssh.Client, error) {
+	return ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), &ssh.ClientConfig{
 		User:            a.Name,
 		Auth:            []ssh.AuthMethod{ssh.PublicKeys(s.key)},
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // it is our own, on loopback
