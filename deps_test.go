@@ -46,6 +46,8 @@ var layers = []struct{ in, may, why string }{
 	{"sandbox/runtime", "internal/idmap sandbox/... session", "the one package that knows libcontainer"},
 	{"sandbox/...", "internal/idmap sandbox/...", "the parts of a container"},
 	{"internal/...", "internal/...", "helpers of the whole tree know nothing of it"},
+	{"sshd", "", "what OpenSSH is told and says, and nothing of Carrel's parts"},
+	{"sshd/doctor", "accounts config policy sandbox/cgroup sandbox/idrange sshd", "it looks at a host from outside, and starts nothing"},
 	{"cmd/carrelsh", "session session/attach", "it runs as the user, in a millisecond"},
 	{"cmd/carrel-init", "session session/spawn sandbox/cgroup/leaf sandbox/seccomp", "it runs as PID 1 among the user's processes"},
 	{"cmd/carrel-runtime", "sandbox/runtime sandbox/spec", "it runs as root and lives for a moment"},

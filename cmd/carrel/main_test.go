@@ -190,7 +190,7 @@ func TestHelpTexts(t *testing.T) {
 		}
 	}
 	want := []string{
-		"carrel-config-check.1", "carrel-config.1", "carrel-enter.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
+		"carrel-config-check.1", "carrel-config.1", "carrel-doctor.1", "carrel-enter.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
 		"carrel-image.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-stop.1", "carrel-version.1", "carrel.1",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {

@@ -115,7 +115,7 @@ func (a *app) command() *cobra.Command {
 	flags.StringVar(&a.runDir, "run-dir", filepath.Dir(socketPath), "`directory` of carreld's sockets")
 	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/carrel", "`directory` of images and homes")
 	flags.StringVar(&a.libexecDir, "libexec-dir", "", "`directory` of Carrel's helpers (default: ../libexec/carrel, seen from carrel)")
-	root.AddCommand(a.ps(), a.stop(), a.enter(), a.images(), a.configuration(), a.policy(), a.version(), a.docs())
+	root.AddCommand(a.ps(), a.stop(), a.enter(), a.images(), a.configuration(), a.policy(), a.doctor(), a.version(), a.docs())
 	return root
 }
 
