@@ -11,7 +11,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 
 LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.socketPath=$(RUNDIR)/login.sock
 GOBUILD   = $(GO) build -trimpath -buildvcs=false
-STATIC    = carrelsh carreld carrel carrel-init carrel-transfer carrel-unpack
+STATIC    = carreld carrel carrel-init carrel-transfer carrel-unpack
+# carrelsh asks for its session before the Go runtime has started.
+ENTRY     = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.headStart)
 BUILDDEPS = gcc libc6-dev
 TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
 FIDELITYDEPS = $(shell cat test/fidelity/packages.txt)
@@ -31,6 +33,7 @@ help: ## list the targets
 build: ## build every binary into bin/
 	@scripts/need $(BUILDDEPS)
 	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
+	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS) $(ENTRY)' -o $(BIN)/ ./cmd/carrelsh
 	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/ ./cmd/carrel-runtime
 
 # Nothing is set-uid. carrelsh is not added to /etc/shells on purpose: su(1)

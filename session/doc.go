@@ -15,6 +15,9 @@
 //	   | <------------- Agent + descriptor (ssh -A, any time) |
 //	   | <----------------------------------------- Exit ---- |
 //
+// carrelsh sends a HeadStart before its Go runtime has started, and a Request
+// itself only if the answer is Late: a third of a login is that start.
+//
 // The first two arrows are SOCK_SEQPACKET connections, one frame a packet and
 // one exchange a connection. Descriptors travel towards the user only; nobody
 // inside ever receives one. When the reply is out, carreld has left.
@@ -29,7 +32,8 @@
 // bytes and its bytes; a list is its length in four bytes and its elements; a
 // flag is one byte, 0 or 1. A decoder takes a frame exactly or not at all:
 // bytes left over, a third value of a flag, a length past the end, a NUL in a
-// string or a count over its bound are all ErrFrame.
+// string or a count over its bound are all ErrFrame. A HeadStart alone looks
+// otherwise.
 //
 // # What an attacker controls
 //

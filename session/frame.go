@@ -25,22 +25,24 @@ type Kind uint8
 
 // The kinds of frames.
 const (
-	KindRequest  Kind = 1 + iota // carrelsh to carreld
-	KindSpawn                    // carreld to carrel-init
-	KindReply                    // the answer to either
-	KindPing                     // carreld to carrel-init: are you there?
-	KindPong                     // the answer
-	KindSignal                   // carrelsh to carrel-init, control socket
-	KindExit                     // carrel-init to carrelsh, control socket
-	KindBoot                     // carrel-runtime to carrel-init, a pipe
-	KindAgent                    // carrel-init to carrelsh, control socket, with one descriptor
-	KindSessions                 // carreld to carrel-init: which sessions live?
-	KindListing                  // the answer
-	KindTell                     // carreld to carrel-init: a line for the open terminals
-	KindTold                     // the answer
-	KindWatch                    // carreld to carrel-init: stay connected and say which sessions end
-	KindEnded                    // carrel-init to carreld, on that connection
-	KindAwake                    // carrelsh to carreld: the user is there; no answer
+	KindRequest   Kind = 1 + iota // carrelsh to carreld
+	KindSpawn                     // carreld to carrel-init
+	KindReply                     // the answer to either
+	KindPing                      // carreld to carrel-init: are you there?
+	KindPong                      // the answer
+	KindSignal                    // carrelsh to carrel-init, control socket
+	KindExit                      // carrel-init to carrelsh, control socket
+	KindBoot                      // carrel-runtime to carrel-init, a pipe
+	KindAgent                     // carrel-init to carrelsh, control socket, with one descriptor
+	KindSessions                  // carreld to carrel-init: which sessions live?
+	KindListing                   // the answer
+	KindTell                      // carreld to carrel-init: a line for the open terminals
+	KindTold                      // the answer
+	KindWatch                     // carreld to carrel-init: stay connected and say which sessions end
+	KindEnded                     // carrel-init to carreld, on that connection
+	KindAwake                     // carrelsh to carreld: the user is there; no answer
+	KindHeadStart                 // carrelsh to carreld: a request not looked at
+	KindLate                      // the answer where a Request is wanted instead
 )
 
 // ErrFrame says that a frame is not one of ours: of another version or kind,

@@ -25,17 +25,17 @@ func main() {
 	if !openStandard() {
 		os.Exit(session.Internal.Status())
 	}
-	call, ok := parse(os.Args, os.Getenv, ownPath)
+	call, ok := session.ParseInvocation(os.Args, os.Getenv, ownPath)
 	switch {
 	case !ok:
 		os.Exit(report(session.Usage, ""))
-	case call.help || call.version:
+	case call.Help || call.Version:
 		os.Exit(inform(call))
-	case call.socket == "":
-		call.socket = socketPath
+	case call.Socket == "":
+		call.Socket = socketPath
 	}
-	request := session.Request{Command: call.command, Env: session.FilterEnv(os.Environ()), Umask: umask()}
-	out := attach.Run(call.socket, os.Getenv("SSH_AUTH_SOCK"), &request, notice)
+	request := session.Request{Command: call.Command, Env: session.FilterEnv(os.Environ()), Umask: umask()}
+	out := attach.Run(call.Socket, int(headConn), os.Getenv("SSH_AUTH_SOCK"), &request, notice)
 	switch {
 	case out.Failure != session.None:
 		os.Exit(report(out.Failure, out.Detail))

@@ -10,14 +10,11 @@ import (
 )
 
 // shedRuntime starts the program anew without the variables that rule the Go
-// runtime: with GOMEMLIMIT=1, say, it would collect garbage for ever, outside
-// of the user's limits. It returns if there is none of them.
+// runtime. It returns if there is none of them.
 func shedRuntime(argv, env []string) {
 	clean := make([]string, 0, len(env))
 	for _, kv := range env {
-		switch name, _, _ := strings.Cut(kv, "="); name {
-		case "GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS", "GOTRACEBACK":
-		default:
+		if !session.RulesRuntime(kv) {
 			clean = append(clean, kv)
 		}
 	}
@@ -77,8 +74,8 @@ func report(f session.Failure, detail string) int {
 }
 
 // inform answers --help and --version.
-func inform(c call) int {
-	if c.version {
+func inform(c session.Invocation) int {
+	if c.Version {
 		_, _ = os.Stdout.WriteString("carrelsh " + version + "\n")
 		return 0
 	}

@@ -48,9 +48,12 @@ func failed(f session.Failure) Outcome { return Outcome{Failure: f} }
 //
 // The terminal is as before when Run returns.
 //
+// headStart is a connection to the daemon on which the request has been sent
+// as a session.HeadStart; -1 is none. Run closes it.
+//
 // agent is the path of the user's SSH agent socket, "" for none; the
 // container's connections to an agent are relayed to it.
-func Run(socket, agent string, req *session.Request, notice func(string)) Outcome {
+func Run(socket string, headStart int, agent string, req *session.Request, notice func(string)) Outcome {
 	tty := openTerminal()
 	if tty != nil {
 		req.Streams.Tty = true
@@ -58,19 +61,7 @@ func Run(socket, agent string, req *session.Request, notice func(string)) Outcom
 		req.Terminal = tty.describe()
 	}
 	req.Agent = agent != ""
-	frame, err := req.Encode()
-	if err != nil {
-		return failed(session.TooLong)
-	}
-	conn, failure := dial(socket)
-	if failure != session.None {
-		return failed(failure)
-	}
-	if err := send(conn, frame); err != nil {
-		return failed(session.NoAnswer)
-	}
-	reply, fds, failure := receive(conn, req.Streams)
-	_ = unix.Close(conn)
+	reply, fds, failure := ask(socket, headStart, req)
 	if failure != session.None {
 		return failed(failure)
 	}

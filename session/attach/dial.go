@@ -20,6 +20,41 @@ const (
 	replyTime = 60 * time.Second
 )
 
+// ask asks for the session and waits for the reply. If a head start has done
+// the asking, only the reply is left.
+func ask(socket string, conn int, req *session.Request) (*session.Reply, []int, session.Failure) {
+	if conn >= 0 {
+		reply, fds, failure := receive(conn, req.Streams)
+		if failure != session.None || reply != nil && reply.Failure != session.Protocol {
+			_ = unix.Close(conn)
+			return reply, fds, failure
+		}
+		if reply != nil { // a daemon that knows no head start
+			_ = unix.Close(conn)
+			conn = -1
+		}
+	}
+	frame, err := req.Encode()
+	if err != nil {
+		return nil, nil, session.TooLong
+	}
+	if conn < 0 {
+		var failure session.Failure
+		if conn, failure = dial(socket); failure != session.None {
+			return nil, nil, failure
+		}
+	}
+	defer unix.Close(conn)
+	if err := send(conn, frame); err != nil {
+		return nil, nil, session.NoAnswer
+	}
+	reply, fds, failure := receive(conn, req.Streams)
+	if reply == nil && failure == session.None {
+		failure = session.Protocol
+	}
+	return reply, fds, failure
+}
+
 // dial connects to the daemon. A full queue refuses a non-blocking connect
 // with EAGAIN (unix(7)); then it is tried again after a pause that differs
 // from one caller to the next, so that a thousand of them do not come in step.
@@ -79,7 +114,8 @@ func send(fd int, frame []byte) error {
 }
 
 // receive waits for the reply and its descriptors, as many as streams call
-// for; any other number is a fault of the sender, and all are closed.
+// for; any other number is a fault of the sender, and all are closed. No reply
+// and no failure is session.Late.
 func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Failure) {
 	deadline := time.Now().Add(replyTime)
 	buf := make([]byte, 1024)
@@ -104,6 +140,9 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 			return nil, nil, session.NoAnswer
 		}
 		fds := rights(oob[:oobn])
+		if len(fds) == 0 && session.KindOf(buf[:n]) == session.KindLate {
+			return nil, nil, session.None
+		}
 		reply, err := session.DecodeReply(buf[:n])
 		if err == nil && (reply.Failure != session.None || len(fds) == streams.Descriptors()) {
 			return reply, fds, session.None

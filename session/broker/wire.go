@@ -41,11 +41,27 @@ func peer(conn *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// readRequest takes the caller's one frame. There is no place for descriptors,
+// readRequest takes the caller's request. There is no place for descriptors,
 // so the kernel closes what an older one lets pass.
 func readRequest(conn *net.UnixConn) (*session.Request, error) {
 	frame, err := readFrame(conn)
 	if err != nil {
+		return nil, err
+	}
+	if session.KindOf(frame) != session.KindHeadStart {
+		return session.DecodeRequest(frame)
+	}
+	head, err := session.DecodeHeadStart(frame)
+	if err != nil {
+		return nil, err
+	}
+	if request, ok := head.Request(); ok {
+		return request, nil
+	}
+	if _, err := conn.Write(session.Late()); err != nil {
+		return nil, err
+	}
+	if frame, err = readFrame(conn); err != nil {
 		return nil, err
 	}
 	return session.DecodeRequest(frame)

@@ -1,14 +1,12 @@
-package main
+package session
 
 import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/carrel-sh/carrel/session"
 )
 
-func TestParse(t *testing.T) {
+func TestParseInvocation(t *testing.T) {
 	const own = "/usr/bin/carrelsh"
 	isOwn := func(s string) bool { return s == own }
 	env := func(original string) func(string) string {
@@ -19,18 +17,18 @@ func TestParse(t *testing.T) {
 			return ""
 		}
 	}
-	text := func(s string, args ...string) session.Command {
+	text := func(s string, args ...string) Command {
 		if args == nil {
 			args = []string{}
 		}
-		return session.Command{HasText: true, Text: s, Args: args}
+		return Command{HasText: true, Text: s, Args: args}
 	}
-	login := session.Command{Login: true}
-	loginText := session.Command{Login: true, HasText: true, Text: "x", Args: []string{}}
+	login := Command{Login: true}
+	loginText := Command{Login: true, HasText: true, Text: "x", Args: []string{}}
 	for _, test := range []struct {
 		argv     []string
 		original string
-		want     session.Command
+		want     Command
 		ok       bool
 	}{
 		{argv: []string{"carrelsh"}, ok: true},
@@ -48,8 +46,8 @@ func TestParse(t *testing.T) {
 		{argv: []string{"carrelsh", "-c", ""}, want: text(""), ok: true},
 
 		// A forced command that is carrelsh: what the client asked for.
-		{argv: []string{"carrelsh", "-c", own}, original: "id; ls", want: session.Command{HasText: true, Text: "id; ls", Args: []string{}}, ok: true},
-		{argv: []string{"carrelsh", "-c", own}, want: session.Command{Login: true, Args: []string{}}, ok: true},
+		{argv: []string{"carrelsh", "-c", own}, original: "id; ls", want: Command{HasText: true, Text: "id; ls", Args: []string{}}, ok: true},
+		{argv: []string{"carrelsh", "-c", own}, want: Command{Login: true, Args: []string{}}, ok: true},
 		// The variable means nothing otherwise.
 		{argv: []string{"carrelsh", "-c", "x"}, original: "evil", want: text("x"), ok: true},
 		{argv: []string{"-carrelsh"}, original: "evil", want: login, ok: true},
@@ -63,20 +61,9 @@ func TestParse(t *testing.T) {
 		{argv: []string{"carrelsh", "--nonsense"}},
 		{argv: []string{"carrelsh", "-cx"}},
 	} {
-		got, ok := parse(test.argv, env(test.original), isOwn)
-		if ok != test.ok || (ok && !cmp.Equal(got.command, test.want)) {
-			t.Errorf("parse(%q, original %q) = %+v, %v; want %+v, %v", test.argv, test.original, got.command, ok, test.want, test.ok)
-		}
-	}
-}
-
-func TestOwnPath(t *testing.T) {
-	if !ownPath("/proc/self/exe") {
-		t.Error("ownPath of ourselves = false")
-	}
-	for _, other := range []string{"/bin/sh", "carrelsh", "", "/nowhere", "/proc/self/exe -c id", "/proc/self/exe; id"} {
-		if ownPath(other) {
-			t.Errorf("ownPath(%q) = true", other)
+		got, ok := ParseInvocation(test.argv, env(test.original), isOwn)
+		if ok != test.ok || (ok && !cmp.Equal(got.Command, test.want)) {
+			t.Errorf("ParseInvocation(%q, original %q) = %+v, %v; want %+v, %v", test.argv, test.original, got.Command, ok, test.want, test.ok)
 		}
 	}
 }
