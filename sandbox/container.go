@@ -16,9 +16,10 @@ import (
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
 )
 
-// A Container is a running one. Its fields do not change.
+// A Container is a running one. Its exported fields do not change.
 type Container struct {
 	record
+	pauses pauses
 	dir    string // RunDir/c/UID
 	group  *cgroup.Group
 	pidfd  *os.File
@@ -120,6 +121,9 @@ func (c *Container) kill(ctx context.Context) error {
 		return err
 	}
 	_ = raw.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+	if err := c.killPaused(); err != nil {
+		return err
+	}
 	select {
 	case <-c.exited:
 		return nil

@@ -7,7 +7,9 @@
 //
 //	Start   ids → directories → home → cgroup → listener → carrel-runtime → record
 //	Dial    a connection to carrel-init, for one session
+//	Freeze  every process stands still; Acquire thaws what was idle
 //	Stop    SIGKILL to PID 1, wait, carrel-runtime delete, cgroup, directories
+//	Discard the layer, and the home if wanted, of a user without a container
 //	Open    adopts what runs: a record whose PID 1 still lives is a container;
 //	        a directory or cgroup without one is removed
 //
@@ -17,7 +19,7 @@
 //
 // # Directories
 //
-//	RunDir/c/UID/            0700  init.sock, record.json, log
+//	RunDir/c/UID/            0700  init.sock, record.json, log; paused says why it is frozen
 //	RunDir/runtime/          0700  libcontainer's state
 //	RunDir/stage/            0755  empty; a mount point in carrel-runtime's own mount namespace
 //	StateDir/ids.json              id ranges, never reused

@@ -95,6 +95,7 @@ func Open(cfg Config) (*Manager, error) {
 		m.log.Warn("file transfer needs programs of the image", "err", err)
 	}
 	m.adopt()
+	go m.sweep()
 	return m, nil
 }
 
@@ -296,6 +297,9 @@ func (m *Manager) load(uid uint32) (*Container, error) {
 	// Whatever else the record names must not be killed as a container.
 	if pids, err := c.group.Procs(); err != nil || !slices.Contains(pids, c.InitPID) {
 		return nil, errors.Join(errors.New("process of the record is not in the container's cgroup"), err)
+	}
+	if err := c.loadPause(); err != nil {
+		return nil, err
 	}
 	if err := c.watch(); err != nil {
 		return nil, err

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/carrel-sh/carrel/sandbox/cgroup/leaf"
@@ -178,4 +180,21 @@ func retry(ctx context.Context, f func() error) error {
 		}
 		wait = min(2*wait, longWait)
 	}
+}
+
+// LeafProcs returns the processes of one leaf of the box; none if it is gone.
+func (g *Group) LeafProcs(name string) ([]int, error) {
+	if name == "" || strings.ContainsAny(name, "/\x00") || name[0] == '.' {
+		return nil, fmt.Errorf("leaf %q: %w", name, fs.ErrInvalid)
+	}
+	var pids []int
+	for _, m := range g.h.boxMounts() {
+		more, err := procsBelow(filepath.Join(m, g.Box(), name))
+		if err != nil {
+			return nil, fmt.Errorf("list processes of leaf %q: %w", name, err)
+		}
+		pids = append(pids, more...)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
 }
