@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // DefaultPath is where the administrator's file lives.
@@ -29,14 +30,36 @@ type Settings struct {
 	Linger Linger // what becomes of processes that a session leaves
 	// NoAgent refuses agent forwarding (ssh -A).
 	NoAgent bool
-	Env     map[string]string // set in every session, on top of Carrel's own; may be nil
+	Idle    Idle
+	// SelfService are the commands about their own container that users may
+	// give over their own login.
+	SelfService []SelfCommand
+	Env         map[string]string // set in every session, on top of Carrel's own; may be nil
 }
 
 // clone returns a copy that shares nothing with s.
 func (s Settings) clone() Settings {
 	s.Env = maps.Clone(s.Env)
+	s.SelfService = slices.Clone(s.SelfService)
 	return s
 }
+
+// Idle says what becomes of a container that nobody uses: no key typed, and
+// next to no CPU time taken. Zero is never.
+type Idle struct {
+	Freeze time.Duration `json:"freeze"` // after this time it stands still until it is used again
+	Stop   time.Duration `json:"stop"`   // after this time it ends; not before Freeze
+}
+
+// A SelfCommand is one that users may give about their own container.
+type SelfCommand string
+
+// The commands.
+const (
+	SelfStatus   SelfCommand = "status"   // what the container is and uses
+	SelfSessions SelfCommand = "sessions" // who else is logged in as them
+	SelfReset    SelfCommand = "reset"    // start anew from the image, home kept
+)
 
 // Limits are the resources of one user, all sessions together. All but
 // CPUQuotaMicros and SwapBytes are positive in a Config that Load returned.
@@ -129,6 +152,8 @@ func Default() *Config {
 			Home:   HomePrivate,
 			Linger: LingerKeep,
 			Limits: Limits{MemoryBytes: 2 << 30, CPUWeight: 100, Pids: 512},
+
+			SelfService: []SelfCommand{SelfStatus, SelfSessions, SelfReset},
 		},
 		Enforce:     EnforceStrict,
 		LoginShells: []string{"/usr/bin/carrelsh", "/usr/local/bin/carrelsh"},

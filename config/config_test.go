@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -63,7 +65,7 @@ func TestParseFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	top := Settings{
-		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost, Linger: LingerKill, NoAgent: true,
+		Image: "debian:12", Shell: "/bin/zsh", Home: HomeHost, Linger: LingerKill, NoAgent: true, SelfService: Default().SelfService,
 		Limits: Limits{MemoryBytes: 512 << 20, SwapBytes: 1 << 30, CPUWeight: 50, CPUQuotaMicros: 150_000, Pids: 100},
 		Env:    map[string]string{"EDITOR": "vi", "LANG": "C.UTF-8"},
 	}
@@ -316,5 +318,29 @@ func try(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	c, err := Parse("x", []byte("idle.freeze = \"30m\"\nidle.stop = \"7d\"\nself_service = []\n[[rule]]\nusers = [\"a\"]\nidle.freeze = \"never\"\nself_service = [\"reset\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Idle{30 * time.Minute, 7 * 24 * time.Hour}); c.Idle != want || len(c.SelfService) != 0 {
+		t.Errorf("top level: %+v, %v; want %+v and no commands", c.Idle, c.SelfService, want)
+	}
+	r := c.Rules[0]
+	if want := (Idle{0, 7 * 24 * time.Hour}); r.Idle != want || !slices.Equal(r.SelfService, []SelfCommand{SelfReset}) {
+		t.Errorf("rule: %+v, %v", r.Idle, r.SelfService)
+	}
+	for d, want := range map[time.Duration]string{0: "never", 10 * time.Second: "10s", 90 * time.Minute: "90m", 48 * time.Hour: "2d"} {
+		if got := FormatIdle(d); got != want {
+			t.Errorf("FormatIdle(%d) = %q; want %q", d, got, want)
+		}
+	}
+	for _, bad := range []string{"", "s", "1", "-1h", "9s", "1w", "1h30m", "99999999999d", "9223372036854775807s"} {
+		if c, err := Parse("x", []byte(fmt.Sprintf("idle.freeze = %q", bad))); err == nil {
+			t.Errorf("freeze = %q is taken as %v", bad, c.Idle.Freeze)
+		}
 	}
 }

@@ -25,7 +25,7 @@ func TestManualPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"image", "shell", "home", "memory", "swap", "cpu_weight", "cpu_quota", "pids", "linger", "agent_forwarding", "enforce", "login_shells", "first", "count",
-		"users", "groups", "allow", "message",
+		"users", "groups", "allow", "message", "freeze", "stop", "self_service",
 	} {
 		if !strings.Contains(page, "\n.BR "+want+" ") {
 			t.Errorf("the page lacks the key %s", want)

@@ -103,6 +103,20 @@ func (d *decoder) settings(t *table, s *Settings) {
 		value(l, "pids", integer(&s.Limits.Pids, minPids, maxPids))
 		l.end()
 	}
+	if i := t.table("idle"); i != nil {
+		value(i, "freeze", idleTime(&s.Idle.Freeze))
+		value(i, "stop", idleTime(&s.Idle.Stop))
+		i.end()
+		if s.Idle.Stop != 0 && s.Idle.Stop < s.Idle.Freeze {
+			d.report(i.path, faultf("let stop be the longer time, or freeze never", "a container would stop before it is frozen"))
+		}
+	}
+	if words, ok := t.list("self_service", checkSelf); ok {
+		s.SelfService = nil
+		for _, w := range words {
+			s.SelfService = append(s.SelfService, SelfCommand(w))
+		}
+	}
 	if e := t.table("env"); e != nil {
 		d.env(e, s)
 	}
@@ -305,7 +319,7 @@ func (t *table) tables(key string) []*table {
 
 // refuseSettings reports the settings of a rule that admits nobody.
 func (t *table) refuseSettings() {
-	for _, key := range []string{"image", "shell", "home", "linger", "agent_forwarding", "limits", "env"} {
+	for _, key := range []string{"image", "shell", "home", "linger", "agent_forwarding", "limits", "idle", "self_service", "env"} {
 		if t.has(key) {
 			t.report(t.at(key), faultf("remove it, or remove allow = false", "%q has no effect in a rule that refuses", key))
 		}

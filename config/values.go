@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -27,6 +28,7 @@ const (
 	maxMessage     = 512
 	maxImage       = 120
 	maxPathBytes   = 4095 // PATH_MAX with its NUL
+	maxIdle        = 3650 * 24 * time.Hour
 )
 
 var sizeUnits = []struct {
@@ -99,6 +101,50 @@ func integer[T int64 | uint64 | uint32](dst *T, low, high int64) func(int64) *fa
 		*dst = T(n)
 		return nil
 	}
+}
+
+// The shortest time after which a container may count as idle: carrelsh says
+// at most every few seconds that its user is there (session/attach).
+const minIdle = 10 * time.Second
+
+var timeUnits = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
+
+// idleTime returns a setter for "30m", "24h" or "7d", or "never".
+func idleTime(dst *time.Duration) func(string) *fault {
+	return func(s string) *fault {
+		if s == "never" {
+			*dst = 0
+			return nil
+		}
+		unit := timeUnits[s[max(len(s)-1, 0):]]
+		n, ok := parseWhole(s[:max(len(s)-1, 0)])
+		if !ok || unit == 0 || n > int64(maxIdle/unit) || time.Duration(n)*unit < minIdle {
+			return faultf(`write a whole number with s, m, h or d, from "10s" to "3650d", or "never"`, "%q is not a time", s)
+		}
+		*dst = time.Duration(n) * unit
+		return nil
+	}
+}
+
+// FormatIdle returns a time as the file has it: "30m", "never".
+func FormatIdle(d time.Duration) string {
+	for _, unit := range []string{"d", "h", "m", "s"} {
+		if u := timeUnits[unit]; d != 0 && d%u == 0 {
+			return strconv.FormatInt(int64(d/u), 10) + unit
+		}
+	}
+	if d == 0 {
+		return "never"
+	}
+	return d.String()
+}
+
+func checkSelf(s string) *fault {
+	all := []SelfCommand{SelfStatus, SelfSessions, SelfReset}
+	if !slices.Contains(all, SelfCommand(s)) {
+		return faultf(fmt.Sprintf("write some of %q, or [] for none", all), "%q is not known", s)
+	}
+	return nil
 }
 
 // blocks returns a setter of *dst that insists on a multiple of BlockSize.

@@ -92,6 +92,8 @@ func (d *Decision) write(b *strings.Builder) {
 		{"pids", strconv.FormatInt(d.Limits.Pids, 10)},
 		{"linger", string(linger)},
 		{"agent", agent},
+		{"idle", fmt.Sprintf("freeze %s, stop %s", config.FormatIdle(d.Idle.Freeze), config.FormatIdle(d.Idle.Stop))},
+		{"self", selfCommands(d.SelfService)},
 		{"enforce", string(enforce)},
 	} {
 		fmt.Fprintf(b, "  %-8s %s\n", line[0], line[1])
@@ -99,6 +101,17 @@ func (d *Decision) write(b *strings.Builder) {
 	for _, entry := range d.Env {
 		fmt.Fprintf(b, "  %-8s %s\n", "env", entry)
 	}
+}
+
+func selfCommands(list []config.SelfCommand) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	words := make([]string, len(list))
+	for i, c := range list {
+		words[i] = string(c)
+	}
+	return strings.Join(words, " ")
 }
 
 // groupNames lists groups by name, or by number where there is none.

@@ -87,6 +87,11 @@ type Decision struct {
 	// KillRest ends with a session everything that was started in it.
 	KillRest bool `json:"kill_rest"`
 	Agent    bool `json:"agent"` // ssh -A reaches the user's agent
+	// Idle says when the container is frozen and stopped for want of use.
+	Idle config.Idle `json:"idle"`
+	// SelfService are the commands about their container that users may give.
+	// The slice is shared; nobody changes it.
+	SelfService []config.SelfCommand `json:"self_service"`
 	// BestEffort lets the container start when the host cannot enforce a limit.
 	BestEffort bool `json:"best_effort"`
 	// Env holds "NAME=value" entries for every session, sorted. They win over
@@ -163,11 +168,14 @@ func (p *Policy) admit(a Account, index int, s config.Settings, env []string) (D
 		Home:       s.Home,
 		KillRest:   s.Linger == config.LingerKill,
 		Agent:      !s.NoAgent,
+		Idle:       s.Idle,
 		HomePath:   home,
 		Limits:     s.Limits,
 		BestEffort: p.config.Enforce == config.EnforceBestEffort,
 		Env:        append([]string{}, env...),
 		Rule:       index,
+
+		SelfService: s.SelfService,
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -48,6 +49,10 @@ home = "none"
 shell = "/bin/sh"
 linger = "kill"
 agent_forwarding = false
+self_service = ["status"]
+[rule.idle]
+freeze = "30m"
+stop = "1d"
 `
 
 func parse(t testing.TB, text string) *config.Config {
@@ -82,15 +87,19 @@ func TestDecideAdmits(t *testing.T) {
 	limits := config.Default().Limits
 	large := limits
 	large.MemoryBytes, large.CPUQuotaMicros = 8<<30, 150_000
+	self := config.Default().SelfService
 	plain := Decision{
-		Image: "host", Shell: "/bin/bash", Home: config.HomePrivate, HomePath: "/home/alice", Agent: true,
+		SelfService: self,
+		Image:       "host", Shell: "/bin/bash", Home: config.HomePrivate, HomePath: "/home/alice", Agent: true,
 		Limits: limits, Env: []string{"LANG=C.UTF-8"}, Rule: NoRule,
 	}
 	staff := Decision{
-		Image: "debian:12", Shell: "/bin/bash", Home: config.HomeHost, HomePath: "/home/alice", Agent: true,
+		SelfService: self,
+		Image:       "debian:12", Shell: "/bin/bash", Home: config.HomeHost, HomePath: "/home/alice", Agent: true,
 		Limits: large, Env: []string{"EDITOR=vi", "LANG=C.UTF-8"}, Rule: 2,
 	}
 	bob := Decision{
+		SelfService: []config.SelfCommand{config.SelfStatus}, Idle: config.Idle{Freeze: 30 * time.Minute, Stop: 24 * time.Hour},
 		Image: "host", Shell: "/bin/sh", Home: config.HomeNone, HomePath: "/", KillRest: true,
 		Limits: limits, Env: []string{"LANG=C.UTF-8"}, Rule: 3,
 	}
