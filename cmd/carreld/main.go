@@ -27,7 +27,7 @@ func main() {
 		fmt.Println("carreld", version)
 		return
 	}
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	logger := slog.New(logHandler())
 	if flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "carreld: takes no arguments; see carreld -help")
 		os.Exit(exitUsage)

@@ -116,6 +116,9 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	})
 	log.Info("ready", "version", version, "containers", len(boxes.Running()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	servers.Go(func() {
+		watch(ctx, log, func(ctx context.Context) error { return answers(ctx, login.Addr(), adm.Addr()) })
+	})
 	<-ctx.Done()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	servers.Wait()
