@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // A Terminal is a program run on a terminal of its own, with a person's eyes
@@ -35,9 +37,28 @@ func OnTerminal(cmd *exec.Cmd, rows, cols uint16) (*Terminal, error) {
 		master.Close()
 		return nil, err
 	}
+	// Package pty has made the file a blocking one, which is not closed while
+	// somebody reads it: nothing would hang up.
+	if master, err = interruptible(master); err != nil {
+		return nil, err
+	}
 	t := &Terminal{cmd: cmd, master: master, ended: make(chan struct{})}
 	go t.watch()
 	return t, nil
+}
+
+// interruptible returns f as a file whose Close ends a Read, and closes f.
+func interruptible(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func start(cmd *exec.Cmd, master, tty *os.File, rows, cols uint16) error {
@@ -126,7 +147,15 @@ func (t *Terminal) Ask(line, pattern string) (string, error) {
 
 // Resize changes the size of the terminal, which signals the program.
 func (t *Terminal) Resize(rows, cols uint16) error {
-	return pty.Setsize(t.master, &pty.Winsize{Rows: rows, Cols: cols})
+	conn, err := t.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
+	return errors.Join(err, failed)
 }
 
 // Master returns the side of the terminal that a person sits at.
