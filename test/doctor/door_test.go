@@ -1,0 +1,272 @@
+package doctor
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/carrel-sh/carrel/test/internal/host"
+)
+
+// Where a client and its key are; every account has the key in its home.
+const keyPath = "/run/client-key"
+
+var makeKey = sync.OnceValues(func() (ssh.Signer, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(keyPath, pem.EncodeToMemory(block), 0o600); err != nil {
+		return nil, err
+	}
+	return ssh.NewSignerFromKey(key)
+})
+
+// authorize lets the key in, with options before it, at the account's home.
+func (m *machine) authorize(t *testing.T, a host.Account, options string) {
+	t.Helper()
+	signer, err := makeKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if options != "" {
+		options += " "
+	}
+	text := options + string(ssh.MarshalAuthorizedKey(signer.PublicKey()))
+	put(t, a, ".ssh/authorized_keys", text, 0o600)
+}
+
+// put writes a file of the account's into its home on the host.
+func put(t *testing.T, a host.Account, name, text string, mode os.FileMode) {
+	t.Helper()
+	path := filepath.Join(a.Home, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, fmt.Sprintf("chmod %o %s; chown -R %s: %s", mode, path, a.Name, a.Home))
+	t.Cleanup(func() { os.Remove(path) })
+}
+
+// serve starts Debian's sshd with the configuration of the machine and more
+// after it, and ends it with the test. The daemon stays below its pid when it
+// is told to read its configuration again.
+func (m *machine) serve(t *testing.T, more string) {
+	t.Helper()
+	for _, a := range []host.Account{m.alice, m.bob, m.harry, m.frank, m.plain} {
+		m.authorize(t, a, "")
+	}
+	const config = "/etc/ssh/sshd_config"
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, config, strings.ReplaceAll(string(text), "Subsystem", "#Subsystem")+subsystem(more)+"ListenAddress 127.0.0.1\n"+more+"\n", 0o644)
+	log := filepath.Join(t.TempDir(), "sshd.log")
+	cmd := exec.Command("/usr/sbin/sshd", "-D", "-E", log)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			text, _ := os.ReadFile(log)
+			t.Logf("sshd's log ends:\n%s", text[max(0, len(text)-3000):])
+		}
+	})
+	m.await(t, "sshd", answers)
+}
+
+// subsystem returns the line for sftp unless there is one.
+func subsystem(config string) string {
+	if strings.Contains(config, "Subsystem") {
+		return ""
+	}
+	return "Subsystem sftp /usr/lib/openssh/sftp-server\n"
+}
+
+func answers() bool {
+	conn, err := net.Dial("tcp", "127.0.0.1:22")
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	banner := make([]byte, 4)
+	_, err = conn.Read(banner)
+	return err == nil && string(banner) == "SSH-"
+}
+
+// await waits until ok, within patience.
+func (*machine) await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not answer", what)
+		}
+	}
+}
+
+// reloaded waits until sshd has read its configuration after a SIGHUP: it
+// executes itself again, and answers no more for a moment.
+func (m *machine) reloaded(t *testing.T) {
+	t.Helper()
+	time.Sleep(300 * time.Millisecond)
+	m.await(t, "sshd", answers)
+}
+
+var sshOptions = []string{
+	"-F", "none", "-i", keyPath, "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no",
+	"-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
+}
+
+// ssh returns OpenSSH's client; options stand before the host's name.
+func (m *machine) ssh(a host.Account, command string, options ...string) *exec.Cmd {
+	args := append(append(append([]string{}, sshOptions...), options...), a.Name+"@127.0.0.1")
+	if command != "" {
+		args = append(args, "--", command)
+	}
+	cmd := exec.Command("ssh", args...)
+	cmd.Env = append(os.Environ(), "DISPLAY=:99")
+	return cmd
+}
+
+// dial connects with Go's client, which does what OpenSSH's refuses to ask for.
+func (m *machine) dial(t *testing.T, a host.Account) *ssh.Client {
+	t.Helper()
+	signer, err := makeKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := ssh.Dial("tcp", "127.0.0.1:22", &ssh.ClientConfig{
+		User: a.Name, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, Timeout: 20 * time.Second,
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // it is our own, on loopback
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// A perch is where canaries sing: a file that every account may append to.
+// Each line is the mount namespace and the name of one.
+type perch struct {
+	path string
+	m    *machine
+}
+
+// perch makes one, in a home so that the container can write it, too.
+func (m *machine) perch(t *testing.T, a host.Account) *perch {
+	t.Helper()
+	p := &perch{filepath.Join(a.Home, "perch"), m}
+	p.clear(t)
+	t.Cleanup(func() { os.Remove(p.path) })
+	return p
+}
+
+func (p *perch) clear(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(p.path, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(p.path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// line is a command of the shell's that sings.
+func (p *perch) line(name string) string {
+	return fmt.Sprintf("echo $(readlink /proc/self/ns/mnt) %s >>%s", name, p.path)
+}
+
+// sang returns the canaries that ran on the host, and those that ran inside.
+func (p *perch) sang(t *testing.T) (onHost, elsewhere []string) {
+	t.Helper()
+	text, err := os.ReadFile(p.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		place, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if place == p.m.place {
+			onHost = append(onHost, name)
+		} else {
+			elsewhere = append(elsewhere, name)
+		}
+	}
+	return onHost, elsewhere
+}
+
+// library compiles a shared object that sings when it is loaded.
+func (p *perch) library(t *testing.T, name string) []byte {
+	t.Helper()
+	const source = `#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((constructor)) static void sing(void) {
+	char place[64] = "", line[256], exe[128] = "";
+	readlink("/proc/self/ns/mnt", place, sizeof place - 1);
+	readlink("/proc/self/exe", exe, sizeof exe - 1);
+	int fd = open(PERCH, O_WRONLY | O_APPEND);
+	if (fd < 0) return;
+	write(fd, line, snprintf(line, sizeof line, "%s %s in %s\n", place, NAME, exe));
+	close(fd);
+}
+`
+	out := filepath.Join(t.TempDir(), "canary.so")
+	cmd := exec.Command("gcc", "-shared", "-fPIC", "-w", "-x", "c", "-", "-o", out, fmt.Sprintf("-DPERCH=%q", p.path), fmt.Sprintf("-DNAME=%q", name))
+	cmd.Stdin = strings.NewReader(source)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v: %s", err, text)
+	}
+	library, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return library
+}
+
+// plant writes a file from inside of the account's container, below the home.
+func (m *machine) plant(t *testing.T, a host.Account, name string, content []byte, mode string) {
+	t.Helper()
+	r := m.In(a, fmt.Sprintf("umask 077; cd && mkdir -p $(dirname %[1]s) && cat >%[1]s && chmod %[2]s %[1]s", name, mode), bytes.NewReader(content))
+	if r.Code != 0 || r.Err != nil {
+		t.Fatalf("plant %s: %v", name, r)
+	}
+	t.Cleanup(func() {
+		if r := m.In(a, "cd && rm -rf "+name, nil); r.Code != 0 {
+			t.Errorf("remove %s: %v", name, r)
+		}
+	})
+}
+
+// As returns a program of the host's run with the ids of an account, as if a
+// hole had let it through.
+func as(a host.Account, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Env = a.Environ()
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.Credential(), Setsid: true}
+	return cmd
+}
