@@ -223,11 +223,7 @@ func (m *Manager) clean(ctx context.Context, uid uint32) error {
 		errs = append(errs, group.Kill(ctx))
 	}
 	if _, err := os.Lstat(filepath.Join(m.runtimeDir(), groupName(uid))); err == nil {
-		order, err := json.Marshal(spec.Delete{ID: groupName(uid), StateDir: m.runtimeDir()})
-		if err != nil {
-			return err
-		}
-		_, err = m.runtime(ctx, "delete", order, nil, nil)
+		_, err = m.runtime(ctx, "delete", spec.Delete{ID: groupName(uid), StateDir: m.runtimeDir()}, nil, nil)
 		errs = append(errs, err)
 	}
 	if group != nil {

@@ -9,11 +9,9 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,13 +44,15 @@ type build struct {
 	group    *cgroup.Group
 	lacking  []cgroup.Unenforced
 	listener *os.File
-	boxes    []*os.File
-	mode     leaf.Mode
+	bootOut  *os.File // what init reads first
+	bootIn   *os.File
 	log      *os.File
+	boxes    []string
+	mode     leaf.Mode
 }
 
 func (b *build) close() {
-	for _, f := range append(b.boxes, b.listener, b.log) {
+	for _, f := range []*os.File{b.listener, b.bootOut, b.bootIn, b.log} {
 		if f != nil {
 			f.Close()
 		}
@@ -61,7 +61,6 @@ func (b *build) close() {
 
 // start makes the container. On an error everything is taken back.
 func (m *Manager) start(ctx context.Context, s Spec) (*Container, error) {
-	cgroup.Poke()
 	b := &build{m: m, s: s, dir: m.containerDir(s.User.UID)}
 	defer b.close()
 	c, err := b.run(ctx)
@@ -75,7 +74,7 @@ func (m *Manager) start(ctx context.Context, s Spec) (*Container, error) {
 }
 
 func (b *build) run(ctx context.Context) (*Container, error) {
-	for _, step := range []func() error{b.assignIDs, b.makeDirs, b.makeCgroup, b.listen} {
+	for _, step := range []func() error{b.assignIDs, b.listen} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -133,10 +132,8 @@ func (b *build) makeDirs() error {
 		return err
 	}
 	user := b.m.userDir(b.s.User.UID)
-	for _, dir := range []string{b.dir, user} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
+	if err := os.MkdirAll(user, 0o700); err != nil {
+		return err
 	}
 	upper, work := filepath.Join(user, "upper"), filepath.Join(user, "work")
 	for _, dir := range []string{upper, work} {
@@ -172,7 +169,14 @@ func (b *build) makeCgroup() error {
 	}
 	// One hierarchy is enough to know a session's processes; each more would
 	// cost every login.
-	b.boxes, b.mode, err = group.BoxDirs("pids")
+	boxes, mode, err := group.BoxDirs("pids")
+	for _, box := range boxes {
+		b.boxes = append(b.boxes, box.Name())
+		box.Close()
+	}
+	b.mode = mode
+	// Only now: it holds the lock that making a cgroup needs.
+	cgroup.Poke()
 	return err
 }
 
@@ -180,6 +184,9 @@ func (b *build) makeCgroup() error {
 // directory of root's, and listens before init lives: a login that comes early
 // waits in its queue.
 func (b *build) listen() error {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return err
+	}
 	path := filepath.Join(b.dir, "init.sock")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -198,21 +205,37 @@ func (b *build) listen() error {
 	return err
 }
 
-// create runs carrel-runtime.
-func (b *build) create(ctx context.Context) (spec.Created, error) {
-	var created spec.Created
-	boot, err := b.boot()
+// create runs carrel-runtime. While that starts and mounts, the rest of what
+// the container needs is made here: on cgroup v1 the wait of Poke alone takes
+// longer than all mounts.
+func (b *build) create(ctx context.Context) (created spec.Created, err error) {
+	if b.bootOut, b.bootIn, err = os.Pipe(); err != nil {
+		return created, err
+	}
+	r, err := b.m.startRuntime(ctx, "create", b.log, []*os.File{b.listener, b.bootOut})
 	if err != nil {
 		return created, err
 	}
-	defer boot.Close()
-	order, err := json.Marshal(b.order())
+	placed := make(chan error, 1)
+	go func() { placed <- b.makeCgroup() }()
+	err = b.makeDirs()
+	if err == nil {
+		r.send(b.order())
+	}
+	if err = errors.Join(err, <-placed); err == nil {
+		err = b.sendBoot()
+	}
+	if err != nil {
+		r.cancel() // it has made nothing that outlives it
+	} else {
+		r.send(&spec.Cgroup{Path: b.group.Box(), V2: b.mode == leaf.V2, Boxes: b.boxes})
+	}
+	out, failed := r.wait()
 	if err != nil {
 		return created, err
 	}
-	out, err := b.m.runtime(ctx, "create", order, b.log, append([]*os.File{b.listener, boot}, b.boxes...))
-	if err != nil {
-		return created, fmt.Errorf("%w%s", err, b.logged())
+	if failed != nil {
+		return created, fmt.Errorf("%w%s", failed, b.logged())
 	}
 	if err := json.Unmarshal(out, &created); err != nil {
 		return created, fmt.Errorf("carrel-runtime's answer: %w", err)
@@ -220,32 +243,23 @@ func (b *build) create(ctx context.Context) (spec.Created, error) {
 	return created, nil
 }
 
-// boot returns the read end of a pipe that holds all init needs to know.
-func (b *build) boot() (*os.File, error) {
+// sendBoot writes all that init needs to know into its pipe.
+func (b *build) sendBoot() error {
 	boot := session.Boot{
 		CgroupMode: uint8(b.mode), Boxes: uint8(len(b.boxes)), Hostname: b.s.Hostname,
 		Passwd: passwdLine(b.s), Groups: groupLines(b.s.User), Seccomp: b.m.seccomp,
 	}
 	frame, err := boot.Encode()
 	if err != nil {
-		return nil, fmt.Errorf("boot message: %w", err)
+		return fmt.Errorf("boot message: %w", err)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
 	// It must fit, for the reader does not live yet; 1 MiB is what any
 	// process may have (pipe(7)), and root more.
-	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, max(len(frame), 64<<10)); err != nil {
-		r.Close()
-		return nil, os.NewSyscallError("fcntl F_SETPIPE_SZ", err)
+	if _, err := unix.FcntlInt(b.bootIn.Fd(), unix.F_SETPIPE_SZ, max(len(frame), 64<<10)); err != nil {
+		return os.NewSyscallError("fcntl F_SETPIPE_SZ", err)
 	}
-	if _, err := w.Write(frame); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
+	_, err = b.bootIn.Write(frame)
+	return errors.Join(err, b.bootIn.Close())
 }
 
 func (b *build) order() *spec.Create {
@@ -260,8 +274,7 @@ func (b *build) order() *spec.Create {
 		},
 		InitPath:     filepath.Join(b.m.cfg.LibexecDir, "carrel-init"),
 		TransferPath: b.m.transfer,
-		CgroupPath:   b.group.Box(), CgroupV2: b.mode == leaf.V2,
-		Boxes: len(b.boxes), PtyMax: b.s.PtyMax, ShmBytes: shmBytes, RunBytes: runBytes,
+		PtyMax:       b.s.PtyMax, ShmBytes: shmBytes, RunBytes: runBytes,
 	}
 	if order.PtyMax == 0 {
 		order.PtyMax = defaultPtyMax
@@ -315,38 +328,6 @@ func quoted(said []byte) string {
 		return ""
 	}
 	return fmt.Sprintf(": %q", text)
-}
-
-// runtime runs carrel-runtime with an order and returns its answer. Its
-// environment is empty, its descriptors are explicit and it has a mount
-// namespace of its own, from which nothing propagates back.
-func (m *Manager) runtime(ctx context.Context, verb string, order []byte, log *os.File, files []*os.File) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.startTime())
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(m.cfg.LibexecDir, "carrel-runtime"), verb)
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.Stdin = bytes.NewReader(order)
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	var said bytes.Buffer
-	if cmd.Stderr = &said; log != nil {
-		cmd.Stderr = log
-	}
-	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true}
-	// What libcontainer forked is of its process group until it is in the
-	// container's cgroup, and would be left when the deadline ends it alone.
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	// The pipes of stdin and stdout may be held by what the runtime left.
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("carrel-runtime %s: %w%s", verb, err, quoted(said.Bytes()))
-	}
-	return out.Bytes(), nil
 }
 
 // passwdLine is the user's line of the container's /etc/passwd (passwd(5)).

@@ -59,12 +59,12 @@ func TestBootOfManyGroups(t *testing.T) {
 		s.User.Groups = append(s.User.Groups, Group{Name: "group-" + strconv.Itoa(i), GID: uint32(2000 + i)})
 	}
 	b := &build{m: &Manager{}, s: s}
-	pipe, err := b.boot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pipe.Close()
-	frame, err := io.ReadAll(pipe)
+	var err error
+	b.bootOut, b.bootIn, err = os.Pipe()
+	try(t, err)
+	defer b.close()
+	try(t, b.sendBoot())
+	frame, err := io.ReadAll(b.bootOut)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestRuntimeSaysWhy(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `carrel-runtime delete: exit status 3: "the reason"`) {
 		t.Errorf("runtime = %v; want the reason", err)
 	}
-	if out, err := standIn(t, "cat").runtime(t.Context(), "create", []byte("order"), nil, nil); string(out) != "order" || err != nil {
+	if out, err := standIn(t, "cat").runtime(t.Context(), "create", "order", nil, nil); string(out) != "\"order\"\n" || err != nil {
 		t.Errorf("the twin: %q, %v; want its order back", out, err)
 	}
 }

@@ -27,7 +27,8 @@ func main() {
 	}
 }
 
-// run takes an order from stdin and answers on stdout.
+// run takes an order from stdin and answers on stdout. If stdin ends before the
+// order does, carreld has given it up.
 func run(args []string) error {
 	if len(args) != 1 {
 		return errors.New("usage: carrel-runtime create|delete (started by carreld)")
@@ -40,7 +41,9 @@ func run(args []string) error {
 		if err := in.Decode(&order); err != nil {
 			return err
 		}
-		created, err := runtime.Create(&order, inherited(order.Boxes), os.Stderr)
+		placed := func() (cgroup spec.Cgroup, err error) { return cgroup, in.Decode(&cgroup) }
+		files := []*os.File{os.NewFile(spec.ListenerFD, "listener"), os.NewFile(spec.BootFD, "boot")}
+		created, err := runtime.Create(&order, placed, files, os.Stderr)
 		if err != nil {
 			return err
 		}
@@ -53,13 +56,4 @@ func run(args []string) error {
 		return runtime.Delete(&order)
 	}
 	return fmt.Errorf("unknown order %q", args[0])
-}
-
-// inherited returns the descriptors that are handed on to carrel-init.
-func inherited(boxes int) []*os.File {
-	var files []*os.File
-	for fd := spec.ListenerFD; fd < spec.FirstBoxFD+boxes; fd++ {
-		files = append(files, os.NewFile(uintptr(fd), "inherited"))
-	}
-	return files
 }

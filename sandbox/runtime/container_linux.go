@@ -22,16 +22,30 @@ import (
 // return.
 func Init() { libcontainer.Init() }
 
-// Create creates and starts the container. files are the descriptors from
-// spec.ListenerFD on. On an error nothing is left but what Delete removes.
-func Create(c *spec.Create, files []*os.File, log *os.File) (spec.Created, error) {
+// Create creates and starts the container. placed waits for the user's cgroup,
+// which is made elsewhere meanwhile. files are the descriptors from
+// spec.ListenerFD on, but for those of the boxes. On an error nothing is left
+// but what Delete removes.
+func Create(c *spec.Create, placed func() (spec.Cgroup, error), files []*os.File, log *os.File) (spec.Created, error) {
 	if err := stage(c); err != nil {
 		return spec.Created{}, err
+	}
+	cgroup, err := placed()
+	if err != nil {
+		return spec.Created{}, fmt.Errorf("wait for the cgroup: %w", err)
+	}
+	for _, box := range cgroup.Boxes {
+		f, err := os.OpenFile(box, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return spec.Created{}, err
+		}
+		defer f.Close()
+		files = append(files, f)
 	}
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return spec.Created{}, err
 	}
-	container, err := libcontainer.Create(c.StateDir, c.ID, config(c))
+	container, err := libcontainer.Create(c.StateDir, c.ID, config(c, &cgroup))
 	if err != nil {
 		return spec.Created{}, fmt.Errorf("create container: %w", err)
 	}
@@ -84,7 +98,7 @@ const (
 
 const noPrograms = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
 
-func config(c *spec.Create) *configs.Config {
+func config(c *spec.Create, cgroup *spec.Cgroup) *configs.Config {
 	// What init needs to become what it stays; it drops the bounding set and
 	// all but four of these itself (session/spawn).
 	rights := []string{"CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID"}
@@ -104,7 +118,7 @@ func config(c *spec.Create) *configs.Config {
 			{Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
 		},
 		Networks: []*configs.Network{{Type: "loopback", Address: "127.0.0.1/0", Gateway: "localhost"}},
-		Cgroups:  &cgroups.Cgroup{Path: c.CgroupPath, Resources: &cgroups.Resources{}},
+		Cgroups:  &cgroups.Cgroup{Path: cgroup.Path, Resources: &cgroups.Resources{}},
 		Rlimits:  rlimits(),
 		Sysctl: map[string]string{
 			// No further user namespace below ours: they are the usual way to
@@ -122,11 +136,11 @@ func config(c *spec.Create) *configs.Config {
 		cfg.Cgroups.Devices = append(cfg.Cgroups.Devices, &d.Rule)
 	}
 	cfg.Cgroups.Devices = append(cfg.Cgroups.Devices, terminals...)
-	cfg.Mounts = mounts(c)
+	cfg.Mounts = mounts(c, cgroup)
 	return cfg
 }
 
-func mounts(c *spec.Create) []*configs.Mount {
+func mounts(c *spec.Create, cgroup *spec.Cgroup) []*configs.Mount {
 	var list []*configs.Mount
 	for i, b := range c.Root.Binds {
 		flags := unix.MS_BIND
@@ -147,7 +161,7 @@ func mounts(c *spec.Create) []*configs.Mount {
 		&configs.Mount{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noPrograms},
 		&configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: noPrograms | unix.MS_RDONLY},
 	)
-	if c.CgroupV2 {
+	if cgroup.V2 {
 		list = append(list, &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup",
 			Flags: noPrograms | unix.MS_RDONLY})
 	}

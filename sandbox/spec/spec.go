@@ -1,5 +1,5 @@
 // Package spec says what one container is made of: the order that carreld
-// gives to carrel-runtime, one JSON object on its standard input, and the
+// gives to carrel-runtime, in JSON objects on its standard input, and the
 // answer on its standard output. Both sides are ours and run as root; what a
 // user, an image or a policy contributes has been decided and checked by then.
 package spec
@@ -7,15 +7,16 @@ package spec
 import "github.com/carrel-sh/carrel/internal/idmap"
 
 // The descriptors that carrel-runtime inherits besides 0, 1 and 2, and hands on
-// to carrel-init under the same numbers. Directories of the user's cgroup
-// follow the last one.
+// to carrel-init under the same numbers. The boxes of Cgroup follow the last
+// one there.
 const (
 	ListenerFD = 3 // SOCK_SEQPACKET, listening
 	BootFD     = 4 // a pipe with one session.Boot in it
-	FirstBoxFD = 5
+	FirstBoxFD = 5 // in carrel-init
 )
 
-// Create is the order to create and start a container.
+// Create is the order to create and start a container. Cgroup follows it when
+// the user's cgroup has been made, which takes about as long as the mounts.
 type Create struct {
 	ID       string      `json:"id"`       // such as "u1000"
 	StateDir string      `json:"stateDir"` // libcontainer's, below /run
@@ -31,12 +32,18 @@ type Create struct {
 	// TransferPath is that of carrel-transfer, which is sftp-server and scp for
 	// images without; "" for none.
 	TransferPath string `json:"transferPath"`
-	CgroupPath   string `json:"cgroupPath"` // absolute; init's, and the root of the container's view
-	CgroupV2     bool   `json:"cgroupV2"`
-	Boxes        int    `json:"boxes"` // number of descriptors from FirstBoxFD
 	PtyMax       int    `json:"ptyMax"`
 	ShmBytes     int64  `json:"shmBytes"`
 	RunBytes     int64  `json:"runBytes"`
+}
+
+// Cgroup is where the container goes.
+type Cgroup struct {
+	Path string `json:"path"` // absolute; init's, and the root of the container's view
+	V2   bool   `json:"v2"`
+	// Boxes are directories in which init makes the cgroups of sessions. It
+	// gets them as descriptors from FirstBoxFD on.
+	Boxes []string `json:"boxes"`
 }
 
 // Root is the root file system.
