@@ -33,7 +33,7 @@ func checkSameUID(f *Facts, say func(problem)) {
 			return "", 0, nil
 		}
 		return fmt.Sprintf("uid %d is also %s", a.UID, strings.Join(a.SameUID, ", ")), 0,
-			[]string{"usermod -u NEW-UID " + a.SameUID[0] + "   # and chown its files"}
+			[]string{fmt.Sprintf("usermod -u $(($(getent passwd | cut -d: -f3 | awk '$1 < 60000' | sort -n | tail -1) + 1)) %s", a.SameUID[0])}
 	})
 }
 
@@ -97,7 +97,7 @@ func checkLinger(f *Facts, say func(problem)) {
 		if _, has := a.DirFiles[".config/systemd/user"]; a.WritesDir || has {
 			severity = Critical
 		}
-		return a.Lingers + " exists", severity, []string{"loginctl disable-linger " + a.Name, "rm -f " + a.Lingers}
+		return a.Lingers + " exists", severity, []string{"rm -f " + a.Lingers + "   # or, while systemd runs: loginctl disable-linger " + a.Name}
 	})
 }
 

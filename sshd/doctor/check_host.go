@@ -60,7 +60,14 @@ func octal(mode fs.FileMode) string {
 
 func checkIDs(f *Facts, say func(problem)) {
 	for _, conflict := range f.IDs {
-		say(problem{evidence: conflict, remedy: []string{"# the evidence says it"}})
+		remedy := "# " + conflict.Remedy
+		if strings.HasPrefix(conflict.Source, "/etc/sub") {
+			remedy = fmt.Sprintf("sed -i '%dd' %s   # or %s", conflict.Line, conflict.Source, conflict.Remedy)
+		}
+		say(problem{
+			evidence: fmt.Sprintf("%s:%d: %q has the ids %d-%d", conflict.Source, conflict.Line, conflict.Text, conflict.First, conflict.Last),
+			remedy:   []string{remedy},
+		})
 	}
 }
 

@@ -160,6 +160,7 @@ func checkUserEnvironment(f *Facts, say func(problem)) {
 	remedy := []string{
 		"carrel doctor --fix   # writes " + sshd.DropInPath,
 		"# or " + localFile, "PermitUserEnvironment no",
+		"# if it remains, a line before the Include of " + sshd.ConfigPath + " says otherwise: remove that",
 	}
 	f.perProbe("permituserenvironment", say, remedy, func(a *Account, p *Probe) (bool, Severity) {
 		value := p.Value("permituserenvironment")
@@ -196,7 +197,7 @@ func checkSystemRC(f *Facts, say func(problem)) {
 
 func checkKeys(f *Facts, say func(problem)) {
 	remedy := []string{
-		"install -d -m 0755 /etc/ssh/authorized_keys   # and move each user's keys to /etc/ssh/authorized_keys/NAME",
+		"install -d -m 0755 /etc/ssh/authorized_keys   # and write each user's keys to /etc/ssh/authorized_keys/NAME, mode 0644",
 		"# " + localFile,
 		"Match User USERS\n\tAuthorizedKeysFile /etc/ssh/authorized_keys/%u",
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/carrel-sh/carrel/config"
+	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/sshd"
 )
 
@@ -119,7 +120,7 @@ var bad = []struct {
 	{"set-id", Critical, file("set-id", 0o755|os.ModeSetuid, 0o755)},
 	{"file-mode", Warning, file("file-mode", 0o755, 0o700)},
 	{"state-mode", Critical, file("state-mode", 0o755, 0o700)},
-	{"id-overlap", Critical, func(f *Facts, _ *Account) { f.IDs = []string{"/etc/subuid:1"} }},
+	{"id-overlap", Critical, func(f *Facts, _ *Account) { f.IDs = []idrange.Conflict{{Source: "/etc/subuid", Line: 1, Text: "dave"}} }},
 	{"config", Warning, func(f *Facts, _ *Account) { f.Config = []string{"carrel.toml:3: unknown key"} }},
 	{"kernel-missing", Warning, func(f *Facts, _ *Account) { f.Kernel.Missing = []string{"overlay"} }},
 	{"kernel-old", Warning, func(f *Facts, _ *Account) { f.Kernel.Major, f.Kernel.Minor = 5, 19 }},

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 
 	"github.com/carrel-sh/carrel/config"
+	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/sshd"
 )
 
@@ -22,7 +23,7 @@ type Facts struct {
 
 	ListedShells []Place // lines of /etc/shells that name carrelsh
 	Files        []File  // with what they should be
-	IDs          []string
+	IDs          []idrange.Conflict
 	Config       []string // mistakes in carrel.toml
 	RootShells   []string // accounts with uid 0 whose shell is carrelsh
 

@@ -64,8 +64,9 @@ func (g *Gatherer) host(f *Facts) {
 	conflicts, ok := errors.AsType[*idrange.Conflicts](err)
 	switch {
 	case ok:
-		for _, c := range conflicts.Found {
-			f.IDs = append(f.IDs, c.String())
+		f.IDs = conflicts.Found
+		for i, c := range f.IDs {
+			f.IDs[i].Source = "/" + strings.TrimLeft(strings.TrimPrefix(c.Source, g.Root), "/")
 		}
 	case err != nil:
 		f.Unchecked = append(f.Unchecked, err.Error())

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -169,28 +170,36 @@ func (m *machine) dial(t *testing.T, a host.Account) *ssh.Client {
 	return client
 }
 
-// A perch is where canaries sing: a file that every account may append to.
-// Each line is the mount namespace and the name of one.
+// A perch is where canaries sing: a file below the home of an account, on the
+// host and inside. Each line is the mount namespace and the name of one.
 type perch struct {
-	path string
-	m    *machine
+	path    string
+	private string // the same inside, as the host sees it, when the home is private
+	m       *machine
+	a       host.Account
 }
 
-// perch makes one, in a home so that the container can write it, too.
 func (m *machine) perch(t *testing.T, a host.Account) *perch {
 	t.Helper()
-	p := &perch{filepath.Join(a.Home, "perch"), m}
+	p := &perch{path: filepath.Join(a.Home, "perch"), private: m.private(a) + "/perch", m: m, a: a}
 	p.clear(t)
-	t.Cleanup(func() { os.Remove(p.path) })
+	t.Cleanup(func() { os.Remove(p.path); os.Remove(p.private) })
 	return p
+}
+
+// private returns where the host has the account's private home.
+func (m *machine) private(a host.Account) string {
+	return fmt.Sprintf("%s/homes/%d", m.StateDir, a.UID)
 }
 
 func (p *perch) clear(t *testing.T) {
 	t.Helper()
-	if err := os.WriteFile(p.path, nil, 0o666); err != nil {
+	os.Remove(p.private)
+	// It must be the user's: of a file of root's nothing inside may change.
+	if err := os.WriteFile(p.path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(p.path, 0o666); err != nil {
+	if err := os.Chown(p.path, int(p.a.UID), int(p.a.GID)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -200,14 +209,19 @@ func (p *perch) line(name string) string {
 	return fmt.Sprintf("echo $(readlink /proc/self/ns/mnt) %s >>%s", name, p.path)
 }
 
-// sang returns the canaries that ran on the host, and those that ran inside.
+// sang returns the canaries that ran on the host, and those that ran inside,
+// each once.
 func (p *perch) sang(t *testing.T) (onHost, elsewhere []string) {
 	t.Helper()
 	text, err := os.ReadFile(p.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(text)) {
+	private, err := os.ReadFile(p.private)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text) + string(private)) {
 		place, name, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if place == p.m.place {
 			onHost = append(onHost, name)
@@ -215,7 +229,9 @@ func (p *perch) sang(t *testing.T) (onHost, elsewhere []string) {
 			elsewhere = append(elsewhere, name)
 		}
 	}
-	return onHost, elsewhere
+	slices.Sort(onHost)
+	slices.Sort(elsewhere)
+	return slices.Compact(onHost), slices.Compact(elsewhere)
 }
 
 // library compiles a shared object that sings when it is loaded.
@@ -228,7 +244,7 @@ __attribute__((constructor)) static void sing(void) {
 	char place[64] = "", line[256], exe[128] = "";
 	readlink("/proc/self/ns/mnt", place, sizeof place - 1);
 	readlink("/proc/self/exe", exe, sizeof exe - 1);
-	int fd = open(PERCH, O_WRONLY | O_APPEND);
+	int fd = open(PERCH, O_WRONLY | O_APPEND | O_CREAT, 0600);
 	if (fd < 0) return;
 	write(fd, line, snprintf(line, sizeof line, "%s %s in %s\n", place, NAME, exe));
 	close(fd);

@@ -249,7 +249,7 @@ func TestAcceptEnv(t *testing.T) {
 	m.serve(t, "AcceptEnv *")
 	p := m.perch(t, m.alice)
 	m.plant(t, m.alice, "canary.so", p.library(t, "LD_PRELOAD"), "755")
-	private := fmt.Sprintf("%s/homes/%d/canary.so", m.StateDir, m.alice.UID)
+	private := m.private(m.alice) + "/canary.so"
 	sings := func() []string {
 		p.clear(t)
 		r := host.Run(m.ssh(m.alice, "true", "-Y", "-o", "SetEnv=LD_PRELOAD="+private))
