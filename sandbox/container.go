@@ -20,6 +20,7 @@ import (
 type Container struct {
 	record
 	pauses pauses
+	seen   seen
 	dir    string // RunDir/c/UID
 	group  *cgroup.Group
 	pidfd  *os.File
@@ -46,6 +47,7 @@ type record struct {
 	Unenforced []cgroup.Unenforced `json:"unenforced,omitempty"`
 	HomePath   string              `json:"homePath"`
 	HomeIsOwn  bool                `json:"homeIsOwn"`
+	Idle       IdleTimes           `json:"idle,omitzero"`
 }
 
 const recordVersion = 1

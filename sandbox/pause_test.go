@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/carrel-sh/carrel/sandbox/cgroup"
 	"github.com/carrel-sh/carrel/session"
 )
 
@@ -200,6 +201,17 @@ func TestEvents(t *testing.T) {
 	s.must(c, "head -c 200M /dev/zero | tail -c 190M | wc -c")
 	if e, err := c.Events(); err != nil || e.OOMKills == 0 {
 		t.Errorf("after running out of memory: %+v, %v", e, err)
+	}
+	if e, err := c.Unseen(); err != nil || e.OOMKills == 0 {
+		t.Errorf("not seen before: %+v, %v", e, err)
+	}
+	if e, err := c.Unseen(); err != nil || e != (cgroup.Events{}) {
+		t.Errorf("seen before: %+v, %v", e, err)
+	}
+	s.open()
+	c = s.Find(alice)
+	if e, err := c.Unseen(); err != nil || e != (cgroup.Events{}) {
+		t.Errorf("seen by the daemon before: %+v, %v", e, err)
 	}
 	s.must(c, "setsid sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 5 & done; sleep 5' >/dev/null 2>&1 </dev/null & true")
 	if !eventually(func() bool { e, err := c.Events(); return err == nil && e.PidsHits > 0 }) {

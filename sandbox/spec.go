@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
+	"time"
 
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
 	"github.com/carrel-sh/carrel/sandbox/spec"
@@ -58,6 +59,15 @@ type Spec struct {
 	// limit; which one is in Container.Unenforced. False refuses.
 	BestEffort bool
 	PtyMax     int // terminals of the container; 0 is 64
+	// Idle is for whoever looks after the container; the Manager only keeps it.
+	Idle IdleTimes
+}
+
+// IdleTimes say when a container that nobody uses is frozen and when it is
+// stopped; zero is never.
+type IdleTimes struct {
+	Freeze time.Duration `json:"freeze,omitempty"`
+	Stop   time.Duration `json:"stop,omitempty"`
 }
 
 // digest tells specs apart: a running container with another one is outdated.
@@ -76,6 +86,9 @@ func (s *Spec) digest() string {
 	}
 	if s.BestEffort {
 		numbers = append(numbers, 1)
+	}
+	if s.Idle != (IdleTimes{}) {
+		numbers = append(numbers, int64(s.Idle.Freeze), int64(s.Idle.Stop))
 	}
 	for _, g := range s.User.Groups {
 		b = append(append(b, g.Name...), ':')

@@ -1,0 +1,127 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/sandbox"
+	"github.com/carrel-sh/carrel/session/events"
+)
+
+// A step is what comes next for a container that is not used.
+type step int
+
+const (
+	nothing step = iota
+	warnFreeze
+	freeze
+	warnStop
+	stop
+)
+
+// lead is how long before it happens open terminals are warned: a minute, or
+// a fifth of a short time.
+func lead(after time.Duration) time.Duration { return min(time.Minute, after/5) }
+
+// next says what to do now. Keeper.mu is held.
+func (w *ward) next(now time.Time) step {
+	idle, times := now.Sub(w.used), w.c.Idle
+	switch {
+	case times.Stop > 0 && idle >= times.Stop:
+		return stop
+	case w.frozen:
+		return nothing // nobody sees a warning, until stop
+	case times.Freeze > 0 && idle >= times.Freeze:
+		return freeze
+	case w.warned:
+	case times.Freeze > 0 && idle >= times.Freeze-lead(times.Freeze):
+		return warnFreeze
+	case times.Freeze == 0 && times.Stop > 0 && idle >= times.Stop-lead(times.Stop):
+		return warnStop
+	}
+	return nothing
+}
+
+// act does it.
+func (k *Keeper) act(ctx context.Context, w *ward, s step) {
+	times := w.c.Idle
+	var err error
+	switch s {
+	case warnFreeze:
+		_, err = Tell(ctx, w.c, fmt.Sprintf(
+			"nobody has used this container for a while; in %v all in it stands still until you type something or log in again", lead(times.Freeze)))
+	case warnStop:
+		_, err = Tell(ctx, w.c, fmt.Sprintf(
+			"nobody has used this container for a while; in %v it stops, with all that runs in it, unless you type something", lead(times.Stop)))
+	case freeze:
+		err = k.freeze(ctx, w)
+	case stop:
+		// Not here: others wait, and it takes its time.
+		k.mu.Lock()
+		again := w.why != ""
+		w.why = fmt.Sprintf("not used for %v", times.Stop)
+		k.mu.Unlock()
+		if !again {
+			go k.stop(context.WithoutCancel(ctx), w)
+		}
+	}
+	if err != nil {
+		k.Logger.Error("idle container", "user", w.c.User, "err", err)
+	}
+}
+
+// freeze freezes a container in which something besides init runs; the other
+// sleeps anyway.
+func (k *Keeper) freeze(ctx context.Context, w *ward) error {
+	if !w.c.InUse() {
+		return nil
+	}
+	err := w.c.Freeze(ctx, sandbox.Idle)
+	if errors.Is(err, sandbox.ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		k.mu.Lock()
+		w.used = time.Now() // not again at each look
+		k.mu.Unlock()
+		return err
+	}
+	k.mu.Lock()
+	w.frozen = true
+	k.mu.Unlock()
+	k.Events.Add(events.Event{Kind: events.Freeze, User: w.c.User, UID: w.c.UID, Detail: fmt.Sprintf("not used for %v", w.c.Idle.Freeze)})
+	return nil
+}
+
+// farewell is how long programs have between SIGHUP and the end.
+const farewell = 3 * time.Second
+
+// stop ends an idle container: its terminals are told, its programs get
+// SIGHUP, as from a terminal that is hung up, and a moment to save what they
+// have.
+func (k *Keeper) stop(ctx context.Context, w *ward) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := w.c.Rouse(); err != nil {
+		k.Logger.Error("thaw", "user", w.c.User, "err", err)
+	}
+	k.mu.Lock()
+	w.frozen = false // it is not worth an event
+	k.mu.Unlock()
+	_, _ = Tell(ctx, w.c, "nobody has used this container for long: it stops now")
+	_, _ = w.c.Signal(ctx, unix.SIGHUP, 0)
+	_, _ = w.c.Signal(ctx, unix.SIGCONT, 0)
+	for end := time.Now().Add(farewell); w.c.InUse() && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := k.Stop(ctx, w.c.UID); err != nil {
+		k.Logger.Error("stop idle container", "user", w.c.User, "err", err)
+		k.mu.Lock()
+		w.why, w.used = "", time.Now()
+		k.mu.Unlock()
+	}
+}

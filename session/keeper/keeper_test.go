@@ -1,0 +1,57 @@
+package keeper
+
+import (
+	"testing"
+	"time"
+
+	"github.com/carrel-sh/carrel/sandbox"
+	"github.com/carrel-sh/carrel/session"
+)
+
+func TestNext(t *testing.T) {
+	const m = time.Minute
+	start := time.Unix(1_700_000_000, 0)
+	both, only := sandbox.IdleTimes{Freeze: 30 * m, Stop: 24 * time.Hour}, sandbox.IdleTimes{Stop: 60 * m}
+	for _, tt := range []struct {
+		name  string
+		times sandbox.IdleTimes
+		idle  time.Duration
+		state ward
+		want  step
+	}{
+		{"never", sandbox.IdleTimes{}, 1000 * time.Hour, ward{}, nothing},
+		{"in use", both, 0, ward{}, nothing},
+		{"just not warned", both, 29*m - 1, ward{}, nothing},
+		{"warned", both, 29 * m, ward{}, warnFreeze},
+		{"not twice", both, 29*m + 30*time.Second, ward{warned: true}, nothing},
+		{"frozen, though nobody was there to warn", both, 30 * m, ward{warned: true}, freeze},
+		{"frozen already", both, 31 * m, ward{frozen: true, warned: true}, nothing},
+		{"stopped out of the frost", both, 24 * time.Hour, ward{frozen: true}, stop},
+		{"stop alone warns", only, 59 * m, ward{}, warnStop},
+		{"stop alone", only, 60 * m, ward{warned: true}, stop},
+		{"a short time has a short warning", sandbox.IdleTimes{Freeze: 10 * time.Second}, 8 * time.Second, ward{}, warnFreeze},
+	} {
+		w := tt.state
+		w.c, w.used = &sandbox.Container{}, start
+		w.c.Idle = tt.times
+		if got := w.next(start.Add(tt.idle)); got != tt.want {
+			t.Errorf("%s: next after %v = %d; want %d", tt.name, tt.idle, got, tt.want)
+		}
+	}
+}
+
+func TestSentences(t *testing.T) {
+	for n, want := range map[int64]string{2 << 30: "2 GiB", 1<<30 + 1<<29: "1.5 GiB", 96 << 20: "96 MiB", 12: "12 bytes", 3 << 40: "3 TiB"} {
+		if got := amount(n); got != want {
+			t.Errorf("amount(%d) = %q; want %q", n, got, want)
+		}
+	}
+	if got, want := oomSentence(2<<30), "your processes were stopped: memory limit 2 GiB reached"; got != want {
+		t.Errorf("oomSentence = %q; want %q", got, want)
+	}
+	for x, want := range map[session.Exit]string{{}: "status 0", {Status: 7}: "status 7", {Signal: 9}: "signal 9"} {
+		if got := how(x); got != want {
+			t.Errorf("how(%v) = %q; want %q", x, got, want)
+		}
+	}
+}
