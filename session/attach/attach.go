@@ -71,7 +71,7 @@ func Run(socket string, headStart int, agent string, req *session.Request, notic
 	if reply.Shell != "" && notice != nil {
 		notice("the wanted shell is not in your container's image; this is " + reply.Shell)
 	}
-	s := &attached{control: fds[0], streams: req.Streams, tty: tty, agent: agent}
+	s := &attached{control: fds[0], streams: req.Streams, tty: tty, agent: agent, socket: socket, stirred: time.Now()}
 	if tty != nil {
 		go s.forwardSignals(watchSignals()) // first, or one of them could leave the terminal raw
 		tty.raw()
@@ -85,8 +85,10 @@ type attached struct {
 	control int
 	streams session.Streams
 	tty     *terminal
-	agent   string // path of the user's agent socket
-	in      int    // terminal's master or stdin's pipe
+	agent   string    // path of the user's agent socket
+	socket  string    // path of the daemon's
+	stirred time.Time // when the daemon was last told that the user is there
+	in      int       // terminal's master or stdin's pipe
 
 	relays   sync.WaitGroup // goroutines that drain a stream
 	wake     [2]int         // a pipe; its write end is closed when the first process has ended
@@ -289,6 +291,7 @@ func (s *attached) startFeed(buf []byte) {
 		s.endFeed()
 		return
 	}
+	s.stir()
 	first := append([]byte(nil), buf[:n]...)
 	go s.feed(first)
 }
@@ -305,6 +308,7 @@ func (s *attached) feed(first []byte) {
 		if n <= 0 || err != nil {
 			return
 		}
+		s.stir()
 		if writeAll(s.in, buf[:n]) != nil {
 			return
 		}

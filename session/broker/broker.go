@@ -43,13 +43,29 @@ type Broker struct {
 	Images    store
 	Sandboxes sandboxes
 	Logger    *slog.Logger
+	// Observer is told what happened, when nobody waits for it any more; nil is
+	// told nothing.
+	Observer observer
+	// Own answers a user's question about their own container, or does what
+	// they want done to it: the text for their terminal, and the exit status.
+	// nil leaves the commands to the shell inside.
+	Own func(ctx context.Context, account accounts.Account, c OwnCommand) (text string, status int)
 
+	closed atomic.Pointer[Closure]
 	nextID atomic.Uint64
 
 	mu     sync.Mutex
 	users  map[uint32]*user
 	count  int // logins under way
 	images map[string]*known
+}
+
+// An observer is told of logins. Its methods return at once.
+type observer interface {
+	LoggedIn(uid uint32, id session.ID, terminal bool)
+	Refused(uid uint32, why string)
+	// Awake is told that a user whose session has been silent is there.
+	Awake(uid uint32)
 }
 
 // A directory knows the host's accounts.
@@ -74,6 +90,8 @@ type sandboxes interface {
 // A container is a running one; *sandbox.Container says what each method
 // means.
 type container interface {
+	Acquire() error // and Release, around the start of a session
+	Release()
 	Dial(ctx context.Context) (*net.UnixConn, error)
 	Done() <-chan struct{}
 	Outdated(s *sandbox.Spec) bool
@@ -169,6 +187,12 @@ func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
 	defer b.leave(uid)
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
 	request, err := readRequest(conn)
+	if errors.Is(err, errAwake) {
+		if b.Observer != nil {
+			b.Observer.Awake(uid)
+		}
+		return
+	}
 	if errors.Is(err, session.ErrFrame) {
 		b.refuse(conn, uid, session.Protocol, "", err)
 		return
@@ -203,6 +227,9 @@ func (b *Broker) refuse(conn *net.UnixConn, uid uint32, code session.Failure, de
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write((&session.Reply{Failure: code, Detail: detail}).Encode())
 	discard(conn)
+	if b.Observer != nil {
+		b.Observer.Refused(uid, code.Sentence(detail))
+	}
 }
 
 // enter counts a login of uid, false if there are too many.
@@ -276,6 +303,17 @@ func (b *Broker) Ended(uid uint32) {
 	if err != nil {
 		b.Logger.Error("remove what is left of a container", "uid", uid, "err", err)
 	}
+}
+
+// Alone runs f, which may do to the files of uid what a running container
+// forbids: its container is stopped, and none is started meanwhile.
+func (b *Broker) Alone(ctx context.Context, uid uint32, f func() error) error {
+	return b.exclusive(ctx, uid, func() error {
+		if err := b.Sandboxes.Stop(ctx, uid); err != nil {
+			return err
+		}
+		return f()
+	})
 }
 
 // Stop ends the container of uid, after a start that is under way.

@@ -12,6 +12,16 @@
 // Everything has a deadline, and nothing is locked across a step that can
 // hang but the one user's own start.
 //
+// # Without a container
+//
+// Three requests never come to a container. One that says that the user is
+// there (session.Awake) thaws what was frozen for idleness. While the door is
+// shut for maintenance, each gets its message. And a command that is, byte for
+// byte, "carrel status", "carrel sessions", "carrel reset" or "carrel reset
+// --yes" is answered by the daemon, where policy says so: it must work when
+// nothing in the container does. It is compared, never taken apart, and what it
+// is about is the container of the uid that the kernel names.
+//
 // # What an attacker controls
 //
 // The caller controls the request and its timing; the uid is the kernel's

@@ -46,7 +46,8 @@ type rig struct {
 // alice is who logs in where nothing else is said.
 const alice = 1000
 
-func newRig(t *testing.T) *rig {
+// newRig serves when prepare has done what it must do before.
+func newRig(t *testing.T, prepare ...func(*rig)) *rig {
 	t.Helper()
 	r := &rig{Broker: New(), t: t, people: &people{}, images: &images{id: "one"}, log: &lines{}}
 	r.boxes = &boxes{t: t, running: map[uint32]*box{}, init: honest}
@@ -68,6 +69,9 @@ func newRig(t *testing.T) *rig {
 	l, err := Listen(r.path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -275,6 +279,9 @@ type box struct {
 	mu    sync.Mutex
 	used  bool // something runs inside
 	dying bool // PID 1 ends before Dial reaches it
+	// acquired counts the logins under way; unfit is what Acquire returns.
+	acquired int
+	unfit    error
 }
 
 func newBox(t *testing.T, s sandbox.Spec) *box {
@@ -305,6 +312,15 @@ func (c *box) Dial(ctx context.Context) (*net.UnixConn, error) {
 	}
 	return conn.(*net.UnixConn), nil
 }
+
+func (c *box) Acquire() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acquired++
+	return c.unfit
+}
+
+func (c *box) Release() { c.set(func(c *box) { c.acquired-- }) }
 
 func (c *box) Done() <-chan struct{}         { return c.done }
 func (c *box) Outdated(s *sandbox.Spec) bool { return s.ImageID != c.spec.ImageID }

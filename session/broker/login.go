@@ -43,6 +43,12 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 	if err != nil {
 		return refusal(err)
 	}
+	if message, ok := b.shut(request); ok {
+		return fail(session.Refused, message, errors.New("closed for maintenance"))
+	}
+	if own, ok := ownCommand(request, decision); ok && b.Own != nil {
+		return b.serveOwn(ctx, conn, account, own, request.Streams)
+	}
 	wanted, fresh, err := b.wanted(ctx, account, decision)
 	if err != nil {
 		return imageFailure(decision.Image, err)
@@ -54,14 +60,23 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 		if f != nil {
 			return f
 		}
-		reply, fds, err := b.spawn(ctx, c, b.order(c, wanted, decision, request))
+		if err := c.Acquire(); err != nil {
+			return unfit(err)
+		}
+		order := b.order(c, wanted, decision, request)
+		reply, fds, err := b.spawn(ctx, c, order)
+		c.Release()
 		if err != nil && try == 0 && ended(c) {
 			continue
 		}
 		if err != nil {
 			return fail(session.NoAnswer, "", fmt.Errorf("carrel-init: %w", err))
 		}
-		return b.deliver(conn, account.Name, request, reply, fds)
+		f = b.deliver(conn, account.Name, request, reply, fds)
+		if f == nil && b.Observer != nil {
+			b.Observer.LoggedIn(uid, order.ID, request.Streams.Tty)
+		}
+		return f
 	}
 }
 
@@ -82,6 +97,14 @@ func refusal(err error) *failure {
 		return fail(session.Refused, refused.Message, err)
 	}
 	return fail(session.Internal, "", err)
+}
+
+// unfit is why a container that runs takes no session.
+func unfit(err error) *failure {
+	if errors.Is(err, sandbox.ErrSuspended) {
+		return fail(session.Refused, "your container has been suspended; please ask the administrator", err)
+	}
+	return fail(session.NoAnswer, "", err)
 }
 
 // ended waits a moment for the kernel to say that PID 1 has ended.
@@ -108,7 +131,7 @@ func (b *Broker) wanted(ctx context.Context, a accounts.Account, d policy.Decisi
 			MemoryBytes: d.Limits.MemoryBytes, SwapBytes: d.Limits.SwapBytes, CPUWeight: d.Limits.CPUWeight,
 			CPUQuotaMicros: d.Limits.CPUQuotaMicros, Pids: d.Limits.Pids,
 		},
-		BestEffort: d.BestEffort,
+		BestEffort: d.BestEffort, Idle: sandbox.IdleTimes(d.Idle),
 	}
 	if s.Limits.SwapBytes == 0 {
 		s.Limits.SwapBytes = sandbox.NoSwap

@@ -41,6 +41,10 @@ func peer(conn *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
+// errAwake says that the caller wants no session but to say that they are
+// there.
+var errAwake = errors.New("the user is there")
+
 // readRequest takes the caller's request. There is no place for descriptors,
 // so the kernel closes what an older one lets pass.
 func readRequest(conn *net.UnixConn) (*session.Request, error) {
@@ -48,7 +52,11 @@ func readRequest(conn *net.UnixConn) (*session.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if session.KindOf(frame) != session.KindHeadStart {
+	switch session.KindOf(frame) {
+	case session.KindHeadStart:
+	case session.KindAwake:
+		return nil, errAwake
+	default:
 		return session.DecodeRequest(frame)
 	}
 	head, err := session.DecodeHeadStart(frame)
