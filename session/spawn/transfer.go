@@ -62,6 +62,18 @@ func lend(order *session.Spawn, exists func(string) bool) {
 	}
 }
 
+// passOver makes nothing of what sshd has the login shell do with an rc file
+// that it found in the host's home (do_rc_files in session.c), where the
+// container's home has none: the user would be told so on stderr each time.
+func passOver(order *session.Spawn, exists func(string) bool) {
+	rc, ok := strings.CutPrefix(order.Command.Text, "/bin/sh ")
+	if ok && order.Command.HasText && strings.HasSuffix(rc, "/.ssh/rc") && rc == order.Home+"/.ssh/rc" && !exists(rc) {
+		order.Command.Text = ":"
+	}
+}
+
+func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
+
 func executable(path string) bool {
 	return strings.HasPrefix(path, "/") && unix.Access(path, unix.X_OK) == nil
 }

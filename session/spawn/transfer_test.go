@@ -41,3 +41,23 @@ func TestLend(t *testing.T) {
 		}
 	}
 }
+
+func TestPassOver(t *testing.T) {
+	const rc = "/bin/sh /home/alice/.ssh/rc"
+	for _, test := range []struct {
+		text, want string
+		exists     bool
+	}{
+		{rc, ":", false},
+		{rc, rc, true},
+		{rc + ";id", rc + ";id", false},
+		{"/bin/sh /home/bob/.ssh/rc", "/bin/sh /home/bob/.ssh/rc", false},
+		{"echo " + rc, "echo " + rc, false},
+	} {
+		order := &session.Spawn{Home: "/home/alice", Command: session.Command{HasText: true, Text: test.text}}
+		passOver(order, func(string) bool { return test.exists })
+		if order.Command.Text != test.want {
+			t.Errorf("passOver(%q), exists %v = %q; want %q", test.text, test.exists, order.Command.Text, test.want)
+		}
+	}
+}
