@@ -15,7 +15,7 @@ STATIC    = carreld carrel carrel-init carrel-transfer carrel-unpack
 # carrelsh asks for its session before the Go runtime has started.
 ENTRY     = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.headStart)
 BUILDDEPS = gcc libc6-dev
-TESTDEPS  = $(BUILDDEPS) git mmdebstrap openssh-client openssh-server procps util-linux zstd
+TESTDEPS  = $(BUILDDEPS) at cron exim4-daemon-light git iproute2 mmdebstrap openssh-client openssh-server procps util-linux xauth zstd
 FIDELITYDEPS = $(shell cat test/fidelity/packages.txt)
 VMDEPS    = e2fsprogs qemu-system-x86
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
