@@ -28,7 +28,7 @@ type ends struct {
 // out, which are the caller's.
 func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 	lend(order, executable)
-	passOver(order, exists)
+	passOver(order)
 	e, err := open(order)
 	if err != nil {
 		return nil, nil, &session.Reply{Failure: session.Internal}

@@ -62,17 +62,16 @@ func lend(order *session.Spawn, exists func(string) bool) {
 	}
 }
 
-// passOver makes nothing of what sshd has the login shell do with an rc file
-// that it found in the host's home (do_rc_files in session.c), where the
-// container's home has none: the user would be told so on stderr each time.
-func passOver(order *session.Spawn, exists func(string) bool) {
+// passOver has what sshd does with an rc file that it found in the host's home
+// (do_rc_files in session.c), by the login shell, be done only where the
+// container's home has the file, too: the user would otherwise be told on
+// stderr at each login. The shell asks, for init cannot look into the home.
+func passOver(order *session.Spawn) {
 	rc, ok := strings.CutPrefix(order.Command.Text, "/bin/sh ")
-	if ok && order.Command.HasText && strings.HasSuffix(rc, "/.ssh/rc") && rc == order.Home+"/.ssh/rc" && !exists(rc) {
-		order.Command.Text = ":"
+	if ok && order.Command.HasText && strings.HasSuffix(rc, "/.ssh/rc") && rc == order.Home+"/.ssh/rc" {
+		order.Command.Text = `/bin/sh -c 'test -e "$0" && exec /bin/sh "$0"; :' ` + rc
 	}
 }
-
-func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 
 func executable(path string) bool {
 	return strings.HasPrefix(path, "/") && unix.Access(path, unix.X_OK) == nil

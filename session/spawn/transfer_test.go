@@ -1,6 +1,9 @@
 package spawn
 
 import (
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -43,21 +46,35 @@ func TestLend(t *testing.T) {
 }
 
 func TestPassOver(t *testing.T) {
-	const rc = "/bin/sh /home/alice/.ssh/rc"
-	for _, test := range []struct {
-		text, want string
-		exists     bool
-	}{
-		{rc, ":", false},
-		{rc, rc, true},
-		{rc + ";id", rc + ";id", false},
-		{"/bin/sh /home/bob/.ssh/rc", "/bin/sh /home/bob/.ssh/rc", false},
-		{"echo " + rc, "echo " + rc, false},
-	} {
-		order := &session.Spawn{Home: "/home/alice", Command: session.Command{HasText: true, Text: test.text}}
-		passOver(order, func(string) bool { return test.exists })
-		if order.Command.Text != test.want {
-			t.Errorf("passOver(%q), exists %v = %q; want %q", test.text, test.exists, order.Command.Text, test.want)
+	home := t.TempDir()
+	rc := "/bin/sh " + home + "/.ssh/rc"
+	for _, text := range []string{rc + ";id", "/bin/sh /home/bob/.ssh/rc", "echo " + rc, ""} {
+		order := &session.Spawn{Home: home, Command: session.Command{HasText: text != "", Text: text}}
+		if passOver(order); order.Command.Text != text {
+			t.Errorf("passOver(%q) = %q; want no change", text, order.Command.Text)
 		}
+	}
+	run := func() string {
+		order := &session.Spawn{Home: home, Command: session.Command{HasText: true, Text: rc}}
+		passOver(order)
+		cmd := exec.Command("/bin/sh", "-c", order.Command.Text)
+		cmd.Stdin = strings.NewReader("cookie\n")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%q: %v", order.Command.Text, err)
+		}
+		return string(out)
+	}
+	if got := run(); got != "" {
+		t.Errorf("without the file: %q; want nothing", got)
+	}
+	if err := os.Mkdir(home+"/.ssh", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(home+"/.ssh/rc", []byte("read x; echo got $x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(); got != "got cookie\n" {
+		t.Errorf("with the file: %q", got)
 	}
 }
