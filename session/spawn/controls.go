@@ -68,6 +68,14 @@ func (c *controls) pass(to *control, packet []byte, right int) bool {
 		unix.Sendmsg(to.fd, packet, unix.UnixRights(right), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) == nil
 }
 
+// abandon has nobody send to a control socket that was never added and that
+// its owner is about to close.
+func (c *controls) abandon(ctl *control) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ctl.gone = true
+}
+
 func (c *controls) watch(fd int) error {
 	err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 	return os.NewSyscallError("epoll_ctl", err)

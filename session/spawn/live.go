@@ -65,9 +65,6 @@ func (s *Server) add(l *live) {
 	s.live[l.pid] = l
 	l.users = 1
 	s.mu.Unlock()
-	if l.agent {
-		s.agent.hold(l.control)
-	}
 	if err := s.controls.add(l.control); err != nil {
 		// It cannot be signalled, and the end of its client goes unnoticed.
 		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")

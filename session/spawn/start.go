@@ -37,8 +37,11 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 	l := &live{server: s, tty: order.Streams.Tty, killRest: order.KillRest, id: order.ID, uid: order.UID, terminal: e.tty}
 	l.control = &control{fd: e.control, hear: l.hear}
 	if order.Agent {
-		// Before the fork, so that the socket is there when the shell looks.
-		l.agent = s.agent.open(int(order.UID), int(order.GID))
+		// Before the fork, so that the socket is there when the shell looks, and
+		// whoever connects to it at once finds the session.
+		if l.agent = s.agent.open(int(order.UID), int(order.GID)); l.agent {
+			s.agent.hold(l.control)
+		}
 	}
 	if s.newLeaf != nil {
 		if l.leaf, err = s.newLeaf(leafName(order.ID)); err != nil {
@@ -61,12 +64,13 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 
 // giveUp takes back what start made for a session that does not come about.
 func (s *Server) giveUp(l *live, e *ends) {
+	if l.agent {
+		s.agent.release(l.control)
+		s.controls.abandon(l.control)
+	}
 	e.closeOutward()
 	if l.leaf != nil {
 		s.discard(l.leaf)
-	}
-	if l.agent {
-		s.agent.close()
 	}
 }
 
