@@ -6,7 +6,6 @@ package main
 import (
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -41,9 +40,6 @@ func run() error {
 		// alarm that ends a stopped child needs another one.
 		runtime.GOMAXPROCS(2)
 	}
-	// Caught and dropped. Ignored, they would be so in every session as well
-	// (execve(2)).
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
 	pipe := os.NewFile(bootPipe, "boot")
 	frame, err := io.ReadAll(io.LimitReader(pipe, session.MaxFrame+1))
 	pipe.Close()

@@ -2,7 +2,6 @@ package spawn
 
 import (
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,18 +152,6 @@ func (s *Server) sweepSoon() {
 		s.mu.Unlock()
 		s.sweep()
 	})
-}
-
-// trim gives the heap back to the kernel once no session has run for a
-// moment; it would otherwise keep what the busiest hour needed.
-func (s *Server) trim() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trimming == nil {
-		s.trimming = time.AfterFunc(trimTime, debug.FreeOSMemory)
-		return
-	}
-	s.trimming.Reset(trimTime)
 }
 
 // How long after an end the books are tidied.

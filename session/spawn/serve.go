@@ -55,6 +55,8 @@ type Server struct {
 	agent agent
 	watch watch
 
+	program func() [][2]uintptr // where the program is in memory
+
 	mu       sync.Mutex
 	live     map[int]*live // by pid of the first process
 	lingers  []Leaf        // leaves of ended sessions that still hold processes
@@ -65,7 +67,8 @@ type Server struct {
 // New returns a server for the inherited SOCK_SEQPACKET listener, which it
 // owns from now on. newLeaf makes the cgroup of a session; nil is for none.
 func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error) {
-	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live), watch: watch{fd: -1}}
+	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live), watch: watch{fd: -1},
+		program: sync.OnceValue(programRanges)}
 	var err error
 	if s.controls, err = newControls(s.killUnborn); err != nil {
 		return nil, err

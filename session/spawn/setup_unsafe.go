@@ -3,6 +3,7 @@ package spawn
 import (
 	"errors"
 	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -29,16 +30,27 @@ func Setup(boot *session.Boot) error {
 // heedSignals gives every ignored signal its default action, for what is ignored
 // here would be so in every session (execve(2)). glibc's posix_spawn leaves two
 // of its internal signals ignored, so that it depended on carreld's parent.
+//
+// The signals that people send get it, too. The kernel drops those of them that
+// come from inside the namespace, and all but SIGKILL and SIGSTOP from outside
+// (SIGNAL_UNKILLABLE; pid_namespaces(7)); with the handlers of the Go runtime,
+// each would end PID 1. To catch them all would take a thread for life.
 func heedSignals() {
 	type action struct{ handler, flags, restorer, mask uintptr } // rt_sigaction(2)
 	const ignored = 1
 	for sig := uintptr(1); sig <= 64; sig++ {
 		var old, normal action
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&old)), 8, 0, 0)
-		if errno == 0 && old.handler == ignored {
+		if errno == 0 && (old.handler == ignored || slices.Contains(sent, unix.Signal(sig))) {
 			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&normal)), 0, 8, 0, 0)
 		}
 	}
+}
+
+// sent are the signals that nothing but kill(2) raises in a process like this.
+var sent = []unix.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGPWR,
+	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGPOLL, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGPROF,
 }
 
 // kept are the capabilities, in the container's own user namespace, that PID 1

@@ -56,7 +56,8 @@ func TestSignals(t *testing.T) {
 	// As root of the container, which may signal PID 1: what it has no handler
 	// for does nothing (pid_namespaces(7)), and SIGKILL never arrives. What a
 	// fault raises, such as SIGSEGV, does end it: root may end their own container.
-	for _, signal := range []string{"KILL", "STOP", "TERM", "HUP", "INT", "USR1", "USR2", "PIPE", "QUIT", "TSTP"} {
+	for _, signal := range []string{"KILL", "STOP", "TERM", "HUP", "INT", "USR1", "USR2", "PIPE", "QUIT", "TSTP",
+		"TTIN", "TTOU", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "XCPU", "XFSZ"} {
 		if r := host.Run(f.enter(t, f.alice, "/bin/sh", "-c", "kill -"+signal+" 1")); r.Err != nil {
 			t.Errorf("root inside, %s: %v", signal, r)
 		}
@@ -64,8 +65,17 @@ func TestSignals(t *testing.T) {
 			t.Errorf("the login after %s by root inside: %q", signal, got)
 		}
 	}
+	// As root of the host, as a careless `kill` or a shutdown sends them.
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if err := syscall.Kill(init.Pid, signal); err != nil {
+			t.Error(err)
+		}
+		if got := f.in(t, f.alice, "echo in"); got != "in" {
+			t.Errorf("the login after %v by root of the host: %q", signal, got)
+		}
+	}
 	if now := f.initOf(t, f.alice); now.Pid != init.Pid {
-		t.Errorf("PID 1 was %d and is %d, after signals of the container's root", init.Pid, now.Pid)
+		t.Errorf("PID 1 was %d and is %d, after signals of either root", init.Pid, now.Pid)
 	}
 	// The twin: what can be killed is.
 	if r := f.In(f.alice, "sleep 100 & kill -9 $!; wait $!", nil); r.Code != 137 {
