@@ -32,7 +32,6 @@ func (g *Gatherer) look(ctx context.Context, f *Facts, a *Account) []string {
 	g.units(a)
 	a.Cron = g.cron(own, a)
 	a.At = g.atd(own, a)
-	a.Processes = g.processes(f, a)
 	return own.Unchecked
 }
 
@@ -229,33 +228,33 @@ func (g *Gatherer) atd(f *Facts, a *Account) Schedule {
 	return s
 }
 
-// processes returns what runs as the account on the host, but carrelsh and the
+// processes returns, by uid, what runs on the host, but carrelsh and the
 // programs that hold its session: sshd, and what login and su fork to wait.
-func (g *Gatherer) processes(f *Facts, a *Account) []string {
+func (g *Gatherer) processes(f *Facts) map[string][]string {
 	entries, err := os.ReadDir(g.at("/proc"))
 	if err != nil {
-		return nil
+		f.Unchecked = append(f.Unchecked, err.Error())
 	}
-	var found []string
+	found := map[string][]string{}
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
 		dir := g.at("/proc/" + e.Name())
 		status, err := os.ReadFile(dir + "/status")
-		if err != nil || statusUID(string(status)) != fmt.Sprint(a.UID) {
-			continue
+		if err != nil {
+			continue // gone
 		}
 		exe, err := os.Readlink(dir + "/exe")
 		if err != nil {
-			continue // a zombie, or gone
+			continue // a zombie, a kernel thread, or gone
 		}
 		exe = strings.TrimSuffix(exe, " (deleted)") // replaced by an upgrade
 		if f.isCarrelsh(exe) || slices.Contains([]string{"sshd", "sshd-session", "sshd-auth"}, path.Base(exe)) {
 			continue
 		}
-		found = append(found, fmt.Sprintf("%d (%s)", pid, exe))
+		uid := statusUID(string(status))
+		found[uid] = append(found[uid], fmt.Sprintf("%s (%s)", e.Name(), exe))
 	}
 	return found
 }

@@ -84,6 +84,10 @@ func (g *Gatherer) Gather(ctx context.Context) (*Facts, error) {
 	g.host(f)
 	g.installation(f)
 	g.kernel(f)
+	running := g.processes(f)
+	for i := range f.Accounts {
+		f.Accounts[i].Processes = running[fmt.Sprint(f.Accounts[i].UID)]
+	}
 	g.each(f, func(a *Account) []string { return g.look(ctx, f, a) })
 	return f, nil
 }

@@ -162,3 +162,31 @@ func TestFixLeavesBroken(t *testing.T) {
 		t.Error("the drop-in was written although sshd refuses the configuration")
 	}
 }
+
+// TestReadme types what the README says about the doctor.
+func TestReadme(t *testing.T) {
+	m := setup(t)
+	m.serve(t, "")
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(readme), "<!-- test:doctor -->\n```sh\n")
+	block, _, ok2 := strings.Cut(block, "```")
+	if !ok || !ok2 {
+		t.Fatal("the README has no example of the doctor")
+	}
+	block = strings.ReplaceAll(block, "alice", m.alice.Name)
+	for line := range strings.Lines(block) {
+		command, _, _ := strings.Cut(line, "#")
+		words := strings.Fields(command)
+		r := m.Carrel(words[1:]...)
+		status := 2 // of the whole host: frank has bash, and harry the host's home
+		if strings.Contains(command, "--user") {
+			status = 0 // of alice nothing is left
+		}
+		if r.Code != status || r.Stderr != "" || r.Err != nil {
+			t.Errorf("%s: %v; want exit status %d", command, r, status)
+		}
+	}
+}

@@ -674,9 +674,9 @@ func TestHostProcess(t *testing.T) {
 	if _, err := out.Read(make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	f := m.doctor(t, nil).want(t, "host-process", "critical", m.alice)
+	f := m.doctor(t, []host.Account{m.alice}).want(t, "host-process", "critical", m.alice)
 	if len(f.Evidence) != 1 || !strings.HasPrefix(f.Evidence[0], fmt.Sprintf("pid %d (", cmd.Process.Pid)) {
-		t.Errorf("evidence %q; want pid %d alone", f.Evidence, cmd.Process.Pid)
+		t.Fatalf("evidence %q; want pid %d alone", f.Evidence, cmd.Process.Pid)
 	}
 	f.apply(t)
 	_ = cmd.Wait()
