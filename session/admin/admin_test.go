@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrel-sh/carrel/session/events"
 )
 
 // fake is a daemon with containers that are plain entries.
@@ -29,10 +31,15 @@ type fake struct {
 	listErr    error
 	hang       chan struct{} // Containers waits for it, or for its ctx; nil: no waiting
 
+	kept   Maintenance
+	past   []events.Event
+	coming chan events.Event
+	acted  []string
+
 	inStop, mostStops atomic.Int32
 }
 
-func (f *fake) Containers(ctx context.Context) ([]Container, error) {
+func (f *fake) Containers(ctx context.Context, quick bool) ([]Container, error) {
 	if f.hang != nil {
 		select {
 		case <-f.hang:
@@ -45,7 +52,59 @@ func (f *fake) Containers(ctx context.Context) ([]Container, error) {
 	return slices.Clone(f.containers), f.listErr
 }
 
-func (f *fake) Stop(_ context.Context, uid uint32) error {
+func (f *fake) Known() ([]uint32, error) { return []uint32{1001, 4711}, nil }
+
+func (f *fake) Inspect(_ context.Context, uid uint32) (Detail, error) {
+	if uid == f.stubborn {
+		return Detail{}, errors.New("it does not answer")
+	}
+	return Detail{Container: Container{UID: uid}, Cgroup: "/carrel/x", SessionList: []Session{{ID: 1<<63 + 1}}}, nil
+}
+
+func (f *fake) Maintenance(m *Maintenance) (Maintenance, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m != nil {
+		f.kept = *m
+	}
+	return f.kept, nil
+}
+
+func (f *fake) Events(ctx context.Context, follow bool, begun func() error, yield func(events.Event) error) error {
+	for i := range f.past {
+		if err := yield(f.past[i]); err != nil {
+			return err
+		}
+	}
+	if !follow {
+		return nil
+	}
+	if err := begun(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-f.coming:
+			if err := yield(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (f *fake) Act(ctx context.Context, uid uint32, r Request) (int, error) {
+	if r.Op != OpStop {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.acted = append(f.acted, fmt.Sprintf("%s %d signal %d session %d home %v %q", r.Op, uid, r.Signal, r.Session, r.Home, r.Message))
+		return 3, nil
+	}
+	return 0, f.stop(ctx, uid)
+}
+
+func (f *fake) stop(_ context.Context, uid uint32) error {
 	f.mostStops.Store(max(f.mostStops.Load(), f.inStop.Add(1)))
 	defer f.inStop.Add(-1)
 	f.mu.Lock()
@@ -129,18 +188,18 @@ func TestStatus(t *testing.T) {
 func TestStop(t *testing.T) {
 	f := &fake{containers: containers("alice", "bob", "carol"), stubborn: 1001}
 	c := Client{Path: serve(t, server(f))}
-	got, err := c.Stop(t.Context(), "1002", "bob", "dora")
+	got, err := c.Act(t.Context(), Request{Op: OpStop, Users: []string{"1002", "bob", "dora"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Stopped{
+	want := []Result{
 		{User: "carol", UID: 1002, Ran: true}, {User: "bob", UID: 1001, Ran: true, Error: "it does not end"}, {User: "dora"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Stop (-want +got):\n%s", diff)
 	}
-	got, err = c.StopAll(t.Context())
-	want = []Stopped{{User: "alice", UID: 1000, Ran: true}, {User: "bob", UID: 1001, Ran: true, Error: "it does not end"}}
+	got, err = c.Act(t.Context(), Request{Op: OpStop, All: true})
+	want = []Result{{User: "alice", UID: 1000, Ran: true}, {User: "bob", UID: 1001, Ran: true, Error: "it does not end"}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("StopAll = %v (-want +got):\n%s", err, diff)
 	}
@@ -155,7 +214,7 @@ func TestStopManyAtOnce(t *testing.T) {
 		users = append(users, fmt.Sprintf("u%d", i))
 	}
 	f := &fake{containers: containers(users...)}
-	got, err := (&Client{Path: serve(t, server(f))}).StopAll(t.Context())
+	got, err := (&Client{Path: serve(t, server(f))}).Act(t.Context(), Request{Op: OpStop, All: true})
 	if err != nil || len(got) != 200 || len(f.stopped) != 200 {
 		t.Errorf("StopAll stopped %d of %d, %v", len(f.stopped), len(got), err)
 	}
@@ -249,6 +308,14 @@ func TestBadRequests(t *testing.T) {
 		"users of ps":      `{"version":1,"op":"ps","users":["a"]}` + "\n",
 		"stop nobody":      `{"version":1,"op":"stop"}` + "\n",
 		"stop both":        `{"version":1,"op":"stop","all":true,"users":["alice"]}` + "\n",
+		"wall of nothing":  `{"version":1,"op":"wall","all":true}` + "\n",
+		"wall too long":    `{"version":1,"op":"wall","all":true,"message":"` + strings.Repeat("a", 1025) + `"}` + "\n",
+		"no signal":        `{"version":1,"op":"kill","all":true}` + "\n",
+		"signal of 65":     `{"version":1,"op":"kill","all":true,"signal":65}` + "\n",
+		"signal of stop":   `{"version":1,"op":"stop","all":true,"signal":9}` + "\n",
+		"home of reset":    `{"version":1,"op":"reset","all":true,"home":true}` + "\n",
+		"events of nobody": `{"version":1,"op":"events"}` + "\n",
+		"long message":     `{"version":1,"op":"maintenance","maintenance":{"on":true,"message":"` + strings.Repeat("a", 257) + `"}}` + "\n",
 		"wrong type":       `{"version":1,"op":"stop","all":"yes"}` + "\n",
 		"binary":           "\x00\x01\x02\xff\xfe\n",
 		"oversized":        `{"version":1,"op":"stop","users":["` + strings.Repeat("a", maxRequestBytes) + `"]}` + "\n",
@@ -305,7 +372,7 @@ func TestClientGivesUp(t *testing.T) {
 	if _, err := c.Containers(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Containers = %v; want %v", err, context.DeadlineExceeded)
 	}
-	if _, err := c.Stop(t.Context(), strings.Repeat("a", maxRequestBytes)); err == nil {
+	if _, err := c.Act(t.Context(), Request{Op: OpStop, Users: []string{strings.Repeat("a", maxRequestBytes)}}); err == nil {
 		t.Error("Stop of a name without end succeeds")
 	}
 }
@@ -394,4 +461,137 @@ func FuzzDecodeRequest(f *testing.F) {
 			t.Fatalf("decodeRequest(%q) = %+v, %v; want %+v", again, back, err, r)
 		}
 	})
+}
+
+func TestAct(t *testing.T) {
+	f := &fake{containers: containers("alice", "bob")}
+	c := Client{Path: serve(t, server(f))}
+	for _, tt := range []struct {
+		r    Request
+		want []Result
+		did  []string
+	}{
+		{Request{Op: OpKill, Users: []string{"bob"}, Signal: 15, Session: 1<<63 + 7},
+			[]Result{{User: "bob", UID: 1001, Ran: true, Count: 3}}, []string{`kill 1001 signal 15 session 9223372036854775815 home false ""`}},
+		{Request{Op: OpWall, Users: []string{"1000"}, Message: "hi"},
+			[]Result{{User: "alice", UID: 1000, Ran: true, Count: 3}}, []string{`wall 1000 signal 0 session 0 home false "hi"`}},
+		// Files: by uid alone, with or without a container.
+		{Request{Op: OpRemove, Users: []string{"4711", "1001", "1000", "bob"}, Home: true},
+			[]Result{{User: "4711", UID: 4711, Ran: true, Count: 3}, {User: "bob", UID: 1001, Ran: true, Count: 3}, {User: "1000"}, {User: "bob"}},
+			[]string{`rm 1001 signal 0 session 0 home true ""`, `rm 4711 signal 0 session 0 home true ""`}},
+		{Request{Op: OpReset, All: true},
+			[]Result{{User: "bob", UID: 1001, Ran: true, Count: 3}, {User: "4711", UID: 4711, Ran: true, Count: 3}},
+			[]string{`reset 1001 signal 0 session 0 home false ""`, `reset 4711 signal 0 session 0 home false ""`}},
+	} {
+		f.acted = nil
+		got, err := c.Act(t.Context(), tt.r)
+		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", tt.r.Op, err, diff)
+		}
+		slices.Sort(f.acted)
+		if diff := cmp.Diff(tt.did, f.acted); diff != "" {
+			t.Errorf("%s did (-want +got):\n%s", tt.r.Op, diff)
+		}
+	}
+	known, err := c.Known(t.Context())
+	if err != nil || !slices.Equal(known, []uint32{1001, 4711}) {
+		t.Errorf("Known = %v, %v", known, err)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	f := &fake{containers: containers("alice", "bob"), stubborn: 1001}
+	c := Client{Path: serve(t, server(f))}
+	details, rest, err := c.Inspect(t.Context(), []string{"alice", "bob", "dora"}, false)
+	if err != nil || len(details) != 1 || details[0].UID != 1000 || details[0].SessionList[0].ID != 1<<63+1 {
+		t.Errorf("Inspect = %+v, %v", details, err)
+	}
+	if diff := cmp.Diff([]Result{{User: "bob", UID: 1001, Ran: true, Error: "it does not answer"}, {User: "dora"}}, rest); diff != "" {
+		t.Errorf("the others (-want +got):\n%s", diff)
+	}
+}
+
+func TestMaintenance(t *testing.T) {
+	c := Client{Path: serve(t, server(&fake{}))}
+	want := Maintenance{On: true, Message: "noon", AllowFiles: true}
+	if got, err := c.Keep(t.Context(), want); err != nil || got != want {
+		t.Errorf("Keep = %+v, %v", got, err)
+	}
+	if got, err := c.Maintenance(t.Context()); err != nil || got != want {
+		t.Errorf("Maintenance = %+v, %v", got, err)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	at := time.Date(2026, 11, 21, 6, 0, 0, 0, time.UTC)
+	f := &fake{coming: make(chan events.Event), past: []events.Event{
+		{Time: at, Kind: events.Start, UID: 1}, {Time: at.Add(time.Hour), Kind: events.Login, UID: 1}, {Time: at.Add(2 * time.Hour), Kind: events.Login, UID: 2},
+	}}
+	c := Client{Path: serve(t, server(f))}
+	read := func(q EventQuery) (got []uint32) {
+		t.Helper()
+		if err := c.Events(t.Context(), q, func(e events.Event) error { got = append(got, e.UID); return nil }); err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	for _, tt := range []struct {
+		q    EventQuery
+		want []uint32
+	}{
+		{EventQuery{}, []uint32{1, 1, 2}},
+		{EventQuery{UIDs: []uint32{2}}, []uint32{2}},
+		{EventQuery{Kinds: []events.Kind{events.Login}}, []uint32{1, 2}},
+		{EventQuery{Since: at.Add(time.Hour)}, []uint32{1, 2}},
+	} {
+		if got := read(tt.q); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v: %v; want %v", tt.q, got, tt.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var got []uint32
+	go func() { f.coming <- events.Event{Time: at.Add(3 * time.Hour), Kind: events.Stop, UID: 3} }()
+	err := c.Events(ctx, EventQuery{Follow: true, Since: at.Add(2 * time.Hour)}, func(e events.Event) error {
+		if got = append(got, e.UID); e.UID == 3 {
+			cancel()
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(got, []uint32{2, 3}) {
+		t.Errorf("followed %v, %v", got, err)
+	}
+	// Followers leave room for others, and give their place back.
+	deadline := time.Now().Add(10 * time.Second)
+	for range 3 * maxFollowers {
+		for {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			err := c.Events(ctx, EventQuery{Follow: true}, func(events.Event) error { return nil })
+			cancel()
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	var held sync.WaitGroup
+	ctx, cancel = context.WithCancel(t.Context())
+	for range maxFollowers {
+		held.Go(func() { _ = c.Events(ctx, EventQuery{Follow: true}, func(events.Event) error { return nil }) })
+	}
+	full := func() bool {
+		one, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		err := c.Events(one, EventQuery{Follow: true}, func(events.Event) error { return nil })
+		return err != nil && strings.Contains(err.Error(), "too many")
+	}
+	for !full() {
+		if time.Now().After(deadline) {
+			t.Error("there is no bound on followers")
+			break
+		}
+	}
+	cancel()
+	held.Wait()
 }

@@ -8,7 +8,8 @@
 //	  │                                     └─ closes
 //
 // One request and one answer per connection, so that a connection has no
-// state. It is made for people and scripts, not for the login path: that one
+// state; events alone are a line each, and go on for as long as the client
+// follows them. It is made for people and scripts, not for the login path: that one
 // has a protocol of its own, without JSON, in package session.
 //
 // # What an attacker controls here

@@ -12,26 +12,40 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session/events"
 )
 
 const (
 	requestTimeout = 5 * time.Second // to send the request, and to take the answer
 	answerTimeout  = 2 * time.Minute // to work it out; stopping waits for processes to end
 	maxConns       = 32
+	maxFollowers   = 8  // of those; the others must get through
 	maxStops       = 16 // at the same time
 )
 
-// backend is the daemon behind a server. Both methods may be called
+// backend is the daemon behind a server. Its methods may be called
 // concurrently and return soon after ctx ends.
 type backend interface {
-	// Containers lists what runs. The server sorts it.
-	Containers(ctx context.Context) ([]Container, error)
-	// Stop ends the container of uid and returns when it is gone. That none
-	// runs is no error.
-	Stop(ctx context.Context, uid uint32) error
+	// Containers lists what runs; quick asks no container's init. The server
+	// sorts it.
+	Containers(ctx context.Context, quick bool) ([]Container, error)
+	// Known lists who has files.
+	Known() ([]uint32, error)
+	// Inspect tells all about the container of uid.
+	Inspect(ctx context.Context, uid uint32) (Detail, error)
+	// Act does what r says to the user uid, and returns how many processes or
+	// terminals that were. That there is nothing to act on is no error.
+	Act(ctx context.Context, uid uint32, r Request) (int, error)
+	// Events hands over all events since a time, and those that come until ctx
+	// ends if follow is set; begun is called when none of these can be missed.
+	Events(ctx context.Context, follow bool, begun func() error, yield func(events.Event) error) error
+	// Maintenance keeps new sessions out, or not; nil only asks.
+	Maintenance(m *Maintenance) (Maintenance, error)
 }
 
 // A Server answers administrators. Backend must be set; nothing may change
@@ -44,7 +58,8 @@ type Server struct {
 	// something else.
 	PeerUID uint32
 
-	started time.Time
+	started   time.Time
+	followers atomic.Int32
 }
 
 // Listen makes the socket at path with mode 0600. It must not exist.
@@ -98,11 +113,26 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 
 // serve answers one request.
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	request, refused := s.request(conn)
+	stop()
+	if refused == nil && request.Op == OpEvents {
+		s.stream(ctx, conn, request.Events)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
-	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
-	line, err := encode(s.respond(ctx, conn))
+	if refused != nil {
+		s.answer(conn, *refused)
+		return
+	}
+	s.answer(conn, s.do(ctx, request))
+}
+
+// answer sends one line, false if it was not taken.
+func (s *Server) answer(conn *net.UnixConn, r Response) bool {
+	line, err := encode(r)
 	if err != nil { // a time that JSON cannot express, for one
 		s.Logger.Error("admin answer", "err", err)
 		line, err = encode(fail(CodeInternal, "answer: "+err.Error()))
@@ -114,6 +144,48 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	if err != nil {
 		s.Logger.Info("admin answer not taken", "err", err)
 	}
+	return err == nil
+}
+
+// errGone says that the client has hung up.
+var errGone = errors.New("client has gone")
+
+// stream answers OpEvents. A client that follows ends it by hanging up.
+func (s *Server) stream(ctx context.Context, conn *net.UnixConn, q *EventQuery) {
+	if q.Follow {
+		if s.followers.Add(1) > maxFollowers {
+			s.followers.Add(-1)
+			s.answer(conn, fail(CodeInvalid, "too many others follow the events"))
+			return
+		}
+		defer s.followers.Add(-1)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = conn.SetReadDeadline(time.Time{})
+	go func() { // it has nothing more to say
+		_, _ = conn.Read(make([]byte, 1))
+		cancel()
+	}()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
+	begun := func() error { return nil }
+	if q.Follow {
+		begun = func() error {
+			if !s.answer(conn, Response{}) {
+				return errGone
+			}
+			return nil
+		}
+	}
+	err := s.Backend.Events(ctx, q.Follow, begun, func(e events.Event) error {
+		if ctx.Err() != nil || q.Wants(e) && !s.answer(conn, Response{Event: &e}) {
+			return errGone
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errGone) && ctx.Err() == nil {
+		s.answer(conn, fail(CodeInternal, "events: "+err.Error()))
+	}
 }
 
 // encode returns r as the line that is sent.
@@ -123,12 +195,16 @@ func encode(r Response) ([]byte, error) {
 	return append(line, '\n'), err
 }
 
-// respond works out the answer.
-func (s *Server) respond(ctx context.Context, conn *net.UnixConn) Response {
+// request reads what the peer wants, or says why it gets nothing.
+func (s *Server) request(conn *net.UnixConn) (Request, *Response) {
+	refuse := func(code Code, message string) (Request, *Response) {
+		r := fail(code, message)
+		return Request{}, &r
+	}
 	uid, err := peerUID(conn)
 	if err != nil || uid != s.PeerUID {
 		s.Logger.Warn("admin request denied", "uid", uid, "err", err)
-		return fail(CodeDenied, "only root may ask carreld")
+		return refuse(CodeDenied, "only root may ask carreld")
 	}
 	line, err := readLine(conn, maxRequestBytes)
 	var request Request
@@ -137,9 +213,9 @@ func (s *Server) respond(ctx context.Context, conn *net.UnixConn) Response {
 	}
 	if err != nil {
 		s.Logger.Warn("admin request not understood", "err", err)
-		return fail(CodeInvalid, "request: "+err.Error())
+		return refuse(CodeInvalid, "request: "+err.Error())
 	}
-	return s.do(ctx, request)
+	return request, nil
 }
 
 func fail(code Code, message string) Response {
@@ -148,31 +224,62 @@ func fail(code Code, message string) Response {
 
 // do carries out a checked request.
 func (s *Server) do(ctx context.Context, r Request) Response {
-	containers, err := s.Backend.Containers(ctx)
+	internal := func(what string, err error) Response {
+		s.Logger.Error(what, "err", err)
+		return fail(CodeInternal, what+": "+err.Error())
+	}
+	switch r.Op {
+	case OpMaintenance:
+		if r.Maintenance != nil {
+			s.Logger.Info("maintenance", "on", r.Maintenance.On)
+		}
+		m, err := s.Backend.Maintenance(r.Maintenance)
+		if err != nil {
+			return internal("maintenance", err)
+		}
+		return Response{Maintenance: &m}
+	case OpKnown:
+		known, err := s.Backend.Known()
+		if err != nil {
+			return internal("list of users", err)
+		}
+		return Response{Known: known}
+	}
+	containers, err := s.Backend.Containers(ctx, r.Op != OpPS)
 	if err != nil {
-		s.Logger.Error("list of containers", "err", err)
-		return fail(CodeInternal, "list of containers: "+err.Error())
+		return internal("list of containers", err)
 	}
 	slices.SortFunc(containers, func(a, b Container) int {
 		return cmp.Or(cmp.Compare(a.User, b.User), cmp.Compare(a.UID, b.UID))
 	})
 	switch r.Op {
-	case OpStop:
-		s.Logger.Info("stop requested", "users", r.Users, "all", r.All)
-		return Response{Stopped: s.stop(ctx, choose(r, containers))}
+	case OpPS, OpTop:
+		return Response{Containers: containers}
 	case OpStatus:
 		return Response{Status: &Status{Version: s.Version, PID: os.Getpid(), Started: s.started, Containers: len(containers)}}
 	}
-	return Response{Containers: containers}
+	list := choose(r, containers)
+	if r.Op.files() {
+		known, err := s.Backend.Known()
+		if err != nil {
+			return internal("list of users", err)
+		}
+		list = chooseKnown(r, containers, known)
+	}
+	if r.Op == OpInspect {
+		return s.inspect(ctx, list)
+	}
+	s.Logger.Info("requested by root", "op", string(r.Op), "users", r.Users, "all", r.All)
+	return Response{Results: s.act(ctx, r, list)}
 }
 
-// choose returns an entry for each container that r wants stopped, and one
-// for each user that has none.
-func choose(r Request, containers []Container) []Stopped {
-	var list []Stopped
+// choose returns an entry for each container that r is about, and one for
+// each user that has none.
+func choose(r Request, containers []Container) []Result {
+	var list []Result
 	if r.All {
 		for _, c := range containers {
-			list = append(list, Stopped{User: c.User, UID: c.UID, Ran: true})
+			list = append(list, Result{User: c.User, UID: c.UID, Ran: true})
 		}
 		return list
 	}
@@ -181,16 +288,43 @@ func choose(r Request, containers []Container) []Stopped {
 			return c.User == user || strconv.FormatUint(uint64(c.UID), 10) == user
 		})
 		if i < 0 {
-			list = append(list, Stopped{User: user})
+			list = append(list, Result{User: user})
 			continue
 		}
-		list = append(list, Stopped{User: containers[i].User, UID: containers[i].UID, Ran: true})
+		list = append(list, Result{User: containers[i].User, UID: containers[i].UID, Ran: true})
 	}
 	return list
 }
 
-// stop stops what runs, some at a time.
-func (s *Server) stop(ctx context.Context, list []Stopped) []Stopped {
+// chooseKnown is choose among those who have files; a container is not needed.
+func chooseKnown(r Request, containers []Container, known []uint32) []Result {
+	name := func(uid uint32) string {
+		for _, c := range containers {
+			if c.UID == uid {
+				return c.User
+			}
+		}
+		return strconv.FormatUint(uint64(uid), 10)
+	}
+	var list []Result
+	if r.All {
+		for _, uid := range known {
+			list = append(list, Result{User: name(uid), UID: uid, Ran: true})
+		}
+		return list
+	}
+	for _, user := range r.Users {
+		result := Result{User: user}
+		if uid, err := strconv.ParseUint(user, 10, 32); err == nil && slices.Contains(known, uint32(uid)) {
+			result = Result{User: name(uint32(uid)), UID: uint32(uid), Ran: true}
+		}
+		list = append(list, result)
+	}
+	return list
+}
+
+// act does it, to some at a time.
+func (s *Server) act(ctx context.Context, r Request, list []Result) []Result {
 	var all sync.WaitGroup
 	room := make(chan struct{}, maxStops)
 	for i := range list {
@@ -200,14 +334,35 @@ func (s *Server) stop(ctx context.Context, list []Stopped) []Stopped {
 		room <- struct{}{}
 		all.Go(func() {
 			defer func() { <-room }()
-			if err := s.Backend.Stop(ctx, list[i].UID); err != nil {
-				s.Logger.Error("stop", "user", list[i].User, "err", err)
+			n, err := s.Backend.Act(ctx, list[i].UID, r)
+			list[i].Count = n
+			if err != nil {
+				s.Logger.Error(string(r.Op), "user", list[i].User, "err", err)
 				list[i].Error = err.Error()
 			}
 		})
 	}
 	all.Wait()
 	return list
+}
+
+// inspect tells of each container that there is.
+func (s *Server) inspect(ctx context.Context, list []Result) Response {
+	var r Response
+	for _, one := range list {
+		if !one.Ran {
+			r.Results = append(r.Results, one)
+			continue
+		}
+		d, err := s.Backend.Inspect(ctx, one.UID)
+		if err != nil {
+			one.Error = err.Error()
+			r.Results = append(r.Results, one)
+			continue
+		}
+		r.Details = append(r.Details, d)
+	}
+	return r
 }
 
 // peerUID returns the effective uid that the peer had when it connected.
