@@ -26,6 +26,8 @@ import (
 	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/session/admin"
 	"github.com/carrel-sh/carrel/session/broker"
+	"github.com/carrel-sh/carrel/session/events"
+	"github.com/carrel-sh/carrel/session/keeper"
 )
 
 // options are the command line.
@@ -99,6 +101,11 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	defer boxes.Close()
+	back, err := oversee(o, b, boxes, log)
+	if err != nil {
+		return err
+	}
+	defer back.events.Close()
 	var current atomic.Pointer[policy.Policy]
 	current.Store(policy.New(cfg))
 	b.Policy = current.Load
@@ -112,8 +119,9 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	var servers sync.WaitGroup
 	servers.Go(func() { cancel(b.Serve(ctx, login)) })
 	servers.Go(func() {
-		cancel((&admin.Server{Backend: &backend{b, boxes}, Logger: log, Version: version}).Serve(ctx, adm))
+		cancel((&admin.Server{Backend: back, Logger: log, Version: version}).Serve(ctx, adm))
 	})
+	servers.Go(func() { back.keeper.Run(ctx) })
 	log.Info("ready", "version", version, "containers", len(boxes.Running()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	servers.Go(func() {
@@ -159,6 +167,25 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	close(wired)
 	go collect(store, boxes.Layers(), log)
 	return b, boxes, nil
+}
+
+// oversee makes the parts that look after what runs, and lets the broker tell
+// them.
+func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logger) (*backend, error) {
+	happened, err := events.Open(filepath.Join(o.stateDir, "events.jsonl"), 0, log)
+	if err != nil {
+		return nil, err
+	}
+	back := &backend{
+		broker: b, boxes: boxes, events: happened, closure: filepath.Join(o.stateDir, "maintenance.json"),
+		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, Stop: b.Stop, Events: happened, Logger: log},
+	}
+	b.Observer, b.Own = back.keeper, back.own
+	if err := back.reopen(); err != nil {
+		happened.Close()
+		return nil, err
+	}
+	return back, nil
 }
 
 // collect gives back the space of layers that no image names any more and no

@@ -59,8 +59,8 @@ type Event struct {
 // maxDetail bounds the text of one event.
 const maxDetail = 512
 
-// encode returns the line, printable ASCII with a newline.
-func (e Event) encode() []byte {
+// Line returns the line of the file, printable ASCII with a newline.
+func (e Event) Line() []byte {
 	e.User, e.Detail = session.Printable(e.User, 64), session.Printable(e.Detail, maxDetail)
 	e.Time = e.Time.UTC().Round(time.Millisecond)
 	line, err := json.Marshal(e)

@@ -17,13 +17,20 @@ type Log struct {
 	path     string
 	maxBytes int64
 	log      *slog.Logger
-	queue    chan Event
+	queue    chan entry
 	written  chan struct{} // closed when the writer has ended
 
 	mu        sync.Mutex
 	lost      int
 	followers map[chan Event]struct{}
 	closed    bool
+}
+
+// An entry is an event to be written, or a wish to know that all before it
+// are.
+type entry struct {
+	event   Event
+	reached chan struct{}
 }
 
 const (
@@ -50,7 +57,7 @@ func Open(path string, maxBytes int64, log *slog.Logger) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{
-		path: path, maxBytes: maxBytes, log: log, queue: make(chan Event, queued), written: make(chan struct{}),
+		path: path, maxBytes: maxBytes, log: log, queue: make(chan entry, queued), written: make(chan struct{}),
 		followers: make(map[chan Event]struct{}),
 	}
 	go l.run()
@@ -68,7 +75,7 @@ func (l *Log) Add(e Event) {
 		return
 	}
 	select {
-	case l.queue <- e:
+	case l.queue <- entry{event: e}:
 	default:
 		l.lost++
 		return
@@ -104,13 +111,22 @@ func (l *Log) Close() {
 func (l *Log) run() {
 	defer close(l.written)
 	failing := false
-	for e := range l.queue {
-		batch := e.encode()
+	for first := range l.queue {
+		var batch []byte
+		var reached []chan struct{}
+		take := func(n entry) {
+			if n.reached != nil {
+				reached = append(reached, n.reached)
+				return
+			}
+			batch = append(batch, n.event.Line()...)
+		}
+		take(first)
 		for more := true; more && len(batch) < 64<<10; {
 			select {
-			case e, ok := <-l.queue:
+			case next, ok := <-l.queue:
 				if more = ok; ok {
-					batch = append(batch, e.encode()...)
+					take(next)
 				}
 			default:
 				more = false
@@ -121,18 +137,42 @@ func (l *Log) run() {
 		l.lost = 0
 		l.mu.Unlock()
 		if lost > 0 {
-			batch = append(batch, Event{Time: time.Now(), Kind: Lost, Detail: fmt.Sprintf("%d events came too fast", lost)}.encode()...)
+			batch = append(batch, Event{Time: time.Now(), Kind: Lost, Detail: fmt.Sprintf("%d events came too fast", lost)}.Line()...)
 		}
 		err := l.write(batch)
 		if err != nil && !failing {
 			l.log.Error("events are not kept", "err", err)
 		}
 		failing = err != nil
+		for _, r := range reached {
+			close(r)
+		}
+	}
+}
+
+// flush returns when what was added before is written.
+func (l *Log) flush() {
+	reached := make(chan struct{})
+	l.mu.Lock()
+	closed := l.closed
+	if !closed {
+		select {
+		case l.queue <- entry{reached: reached}:
+		default:
+			closed = true // there is more than can be waited for
+		}
+	}
+	l.mu.Unlock()
+	if !closed {
+		<-reached
 	}
 }
 
 // write appends whole lines and rotates.
 func (l *Log) write(batch []byte) error {
+	if len(batch) == 0 {
+		return nil
+	}
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -199,10 +239,38 @@ func read(f *os.File, yield func(Event) error) error {
 // ErrSlow says that a follower did not keep up.
 var ErrSlow = errors.New("events came faster than they were taken")
 
-// Follow hands over what is added from now on, until ctx ends (no error), the
-// log is closed, or yield fails. begun, if not nil, is called when nothing
-// that is added later can be missed.
-func (l *Log) Follow(ctx context.Context, begun func() error, yield func(Event) error) error {
+// Tail hands over what is kept, then what is added, until ctx ends (no error),
+// the log is closed, or yield fails: each event once. begun, if not nil, is
+// called in between.
+func (l *Log) Tail(ctx context.Context, begun func() error, yield func(Event) error) error {
+	// What is added while the files are read is in them and comes again.
+	both := make(map[string]int)
+	return l.follow(ctx, func() error {
+		since := time.Now().Add(-time.Minute) // an event may be older than its addition
+		l.flush()
+		err := l.Read(func(e Event) error {
+			if e.Time.After(since) {
+				both[string(e.Line())]++
+			}
+			return yield(e)
+		})
+		if err == nil && begun != nil {
+			err = begun()
+		}
+		return err
+	}, func(e Event) error {
+		if len(both) > 0 {
+			if key := string(e.Line()); both[key] > 0 {
+				both[key]--
+				return nil
+			}
+		}
+		return yield(e)
+	})
+}
+
+// follow hands over what is added from the call of begun on.
+func (l *Log) follow(ctx context.Context, begun func() error, yield func(Event) error) error {
 	f := make(chan Event, behind)
 	l.mu.Lock()
 	if l.closed {
@@ -216,10 +284,8 @@ func (l *Log) Follow(ctx context.Context, begun func() error, yield func(Event) 
 		defer l.mu.Unlock()
 		delete(l.followers, f)
 	}()
-	if begun != nil {
-		if err := begun(); err != nil {
-			return err
-		}
+	if err := begun(); err != nil {
+		return err
 	}
 	for {
 		select {

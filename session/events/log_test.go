@@ -114,15 +114,22 @@ func TestTornLine(t *testing.T) {
 func TestFollow(t *testing.T) {
 	l := open(t, 0)
 	l.Add(Event{Kind: Start, UID: 1})
+	l.Add(Event{Kind: Start, UID: 1}) // as often as it happened
 	ctx, cancel := context.WithCancel(t.Context())
 	begun, got := make(chan struct{}), make(chan Event)
 	done := make(chan error)
 	go func() {
-		done <- l.Follow(ctx, func() error { close(begun); return nil }, func(e Event) error { got <- e; return nil })
+		done <- l.Tail(ctx, func() error { close(begun); return nil }, func(e Event) error { got <- e; return nil })
 	}()
+	for range 2 { // though they may not have been written yet
+		if e := <-got; e.UID != 1 {
+			t.Errorf("before following: %+v", e)
+		}
+	}
 	<-begun
-	l.Add(Event{Kind: Stop, UID: 2})
-	if e := <-got; e.UID != 2 || e.Time.IsZero() {
+	old := time.Now().Add(-time.Second) // as word of a logout comes late
+	l.Add(Event{Time: old, Kind: Stop, UID: 2})
+	if e := <-got; e.UID != 2 || !e.Time.Equal(old) {
 		t.Errorf("followed %+v", e)
 	}
 	cancel()
@@ -134,7 +141,12 @@ func TestFollow(t *testing.T) {
 	begun = make(chan struct{})
 	stuck := make(chan struct{})
 	go func() {
-		slow <- l.Follow(t.Context(), func() error { close(begun); return nil }, func(Event) error { <-stuck; return nil })
+		slow <- l.Tail(t.Context(), func() error { close(begun); return nil }, func(e Event) error {
+			if e.Kind == Login {
+				<-stuck
+			}
+			return nil
+		})
 	}()
 	<-begun
 	for i := range behind + 2 {
@@ -176,7 +188,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add("alice", "detail")
 	f.Add("\xff\u202e", "\x1b[2J")
 	f.Fuzz(func(t *testing.T, user, detail string) {
-		line := Event{Kind: Login, User: user, Detail: detail}.encode()
+		line := Event{Kind: Login, User: user, Detail: detail}.Line()
 		for i, b := range line {
 			if (b < ' ' || b > '~') && (b != '\n' || i != len(line)-1) {
 				t.Fatalf("byte %#x in %q", b, line)

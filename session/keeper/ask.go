@@ -141,15 +141,15 @@ func how(x session.Exit) string {
 }
 
 func oomSentence(limit int64) string {
-	return "your processes were stopped: memory limit " + amount(limit) + " reached"
+	return "your processes were stopped: memory limit " + Amount(limit) + " reached"
 }
 
 func pidsSentence(limit int64) string {
 	return fmt.Sprintf("some of your programs could not start: process limit %d reached", limit)
 }
 
-// amount is bytes for a sentence: "2 GiB".
-func amount(n int64) string {
+// Amount is bytes for a sentence: "2 GiB".
+func Amount(n int64) string {
 	for _, u := range []struct {
 		name  string
 		bytes int64

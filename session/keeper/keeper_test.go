@@ -42,8 +42,8 @@ func TestNext(t *testing.T) {
 
 func TestSentences(t *testing.T) {
 	for n, want := range map[int64]string{2 << 30: "2 GiB", 1<<30 + 1<<29: "1.5 GiB", 96 << 20: "96 MiB", 12: "12 bytes", 3 << 40: "3 TiB"} {
-		if got := amount(n); got != want {
-			t.Errorf("amount(%d) = %q; want %q", n, got, want)
+		if got := Amount(n); got != want {
+			t.Errorf("Amount(%d) = %q; want %q", n, got, want)
 		}
 	}
 	if got, want := oomSentence(2<<30), "your processes were stopped: memory limit 2 GiB reached"; got != want {
