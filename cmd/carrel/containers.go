@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +19,9 @@ func (a *app) ps() *cobra.Command {
 		Use:   "ps",
 		Short: "List the running containers",
 		Long: `List the running containers, one for each user. MEMORY and PROCS are what is in
-use and the limit. A note says which limits this host cannot enforce.`,
+use and the limit. A note says which limits this host cannot enforce. A frozen
+container may have sessions, but cannot say how many.`,
+		Example: "  carrel ps\n  carrel ps --json",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := a.client().Containers(c.Context())
@@ -55,78 +56,14 @@ func containerGrid(list []admin.Container, now time.Time) *grid {
 	return g
 }
 
-// stop ends containers.
-func (a *app) stop() *cobra.Command {
-	var all bool
-	c := &cobra.Command{
-		Use:   "stop USER...",
-		Short: "Stop the containers of users",
-		Long: `Stop the containers of users, given by name or uid, with every session and
-background process in them. Homes and what users changed in their file systems
-stay. The next login starts a new container. That none was running is not a
-failure.`,
-		Example: "  carrel stop alice 1001\n  carrel stop --all",
-		Args: func(_ *cobra.Command, args []string) error {
-			if (len(args) > 0) == all {
-				return errors.New("stop: name users, or write --all")
-			}
-			return nil
-		},
-		ValidArgsFunction: a.completeUsers,
-		RunE: func(c *cobra.Command, args []string) error {
-			stop := a.client().StopAll
-			if !all {
-				stop = func(ctx context.Context) ([]admin.Stopped, error) { return a.client().Stop(ctx, args...) }
-			}
-			list, err := stop(c.Context())
-			if err != nil {
-				return err
-			}
-			return a.reportStopped(c.Context(), list)
-		},
-	}
-	c.Flags().BoolVar(&all, "all", false, "stop all containers")
-	return a.jsonFlag(c)
-}
-
-// reportStopped says what became of each user's container.
-func (a *app) reportStopped(ctx context.Context, list []admin.Stopped) error {
-	status := 0
-	var known accounts.Source
-	for i, s := range list {
-		user := clean(s.User)
-		switch {
-		case s.Error != "":
-			status = max(status, exitFailed)
-			fmt.Fprintf(a.stderr, "carrel: stop %s: %s\n", user, clean(s.Error))
-		case s.Ran && !a.asJSON:
-			fmt.Fprintln(a.stdout, "stopped", user)
-		case !s.Ran:
-			if _, err := lookup(ctx, &known, s.User); errors.Is(err, accounts.ErrNotFound) {
-				list[i].Error = "no such account"
-				status = exitNoUser
-				fmt.Fprintf(a.stderr, "carrel: stop %s: the host has no such account\n", user)
-				continue
-			}
-			fmt.Fprintf(a.stderr, "carrel: stop %s: no container was running\n", user)
-		}
-	}
-	if a.asJSON {
-		if err := writeJSON(a.stdout, append([]admin.Stopped{}, list...)); err != nil {
-			return err
-		}
-	}
-	if status != 0 {
-		return &statusError{status: status}
-	}
-	return nil
-}
+// completeTime bounds what a key press may wait for.
+const completeTime = time.Second
 
 // completeUsers offers the users who have a container.
 func (a *app) completeUsers(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(c.Context(), completeTime)
 	defer cancel()
-	list, err := a.client().Containers(ctx)
+	list, err := a.client().Usage(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

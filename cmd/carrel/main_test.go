@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/carrel-sh/carrel/internal/testneed"
 	"github.com/carrel-sh/carrel/session/admin"
+	"github.com/carrel-sh/carrel/session/events"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -155,18 +157,68 @@ func fakeContainers() []admin.Container {
 	}
 }
 
-type fakeBackend struct{ list []admin.Container }
+type fakeBackend struct {
+	list []admin.Container
+	kept admin.Maintenance
+}
 
-func (f *fakeBackend) Containers(context.Context) ([]admin.Container, error) { return f.list, nil }
+func (f *fakeBackend) Containers(context.Context, bool) ([]admin.Container, error) {
+	return f.list, nil
+}
 
-func (f *fakeBackend) Stop(_ context.Context, uid uint32) error {
-	for i, c := range f.list {
+func (f *fakeBackend) Known() ([]uint32, error) { return []uint32{1, 4000, 4711}, nil }
+
+func (f *fakeBackend) Inspect(_ context.Context, uid uint32) (admin.Detail, error) {
+	d := admin.Detail{
+		Cgroup: "/carrel/u4000", Layer: "/var/lib/carrel/users/4000/upper", Home: "/root", FreezeAfter: "30m", StopAfter: "never",
+		SessionList: []admin.Session{{ID: 1<<63 + 9, PID: 12, Started: time.Now(), Terminal: "/dev/pts/0"}},
+		Processes:   []admin.Process{{PID: 4321, Name: "init"}, {PID: 4400, Name: "e\x1b]0;vil\a"}},
+	}
+	for _, c := range f.list {
 		if c.UID == uid {
-			f.list = append(append([]admin.Container{}, f.list[:i]...), f.list[i+1:]...)
-			break
+			d.Container = c
 		}
 	}
+	return d, nil
+}
+
+func (f *fakeBackend) Maintenance(m *admin.Maintenance) (admin.Maintenance, error) {
+	if m != nil {
+		f.kept = *m
+	}
+	return f.kept, nil
+}
+
+func (f *fakeBackend) Events(ctx context.Context, follow bool, begun func() error, yield func(events.Event) error) error {
+	at := time.Date(2026, 11, 21, 6, 0, 0, 0, time.UTC)
+	for _, e := range []events.Event{
+		{Time: at, Kind: events.Start, User: "bin", UID: 2, Detail: "image host"},
+		{Time: at.Add(time.Minute), Kind: events.Login, User: "bin", UID: 2, Session: 1<<63 + 9, Detail: "on a terminal"},
+		{Time: time.Now(), Kind: events.Refused, UID: 1, Detail: "e\x1b]0;vil\a"},
+	} {
+		if err := yield(e); err != nil {
+			return err
+		}
+	}
+	if follow {
+		return errors.Join(begun(), yield(events.Event{Time: time.Now(), Kind: events.Stop, UID: 1}))
+	}
 	return nil
+}
+
+func (f *fakeBackend) Act(_ context.Context, uid uint32, r admin.Request) (int, error) {
+	switch r.Op {
+	case admin.OpStop:
+		f.list = slices.DeleteFunc(slices.Clone(f.list), func(c admin.Container) bool { return c.UID == uid })
+	case admin.OpKill:
+		return r.Signal, nil
+	case admin.OpWall:
+		if uid == 4001 {
+			return 0, errors.New("the container is frozen")
+		}
+		return len(r.Message), nil
+	}
+	return 0, nil
 }
 
 // TestHelpTexts: every command says what it does, and each page of the manual
@@ -182,16 +234,22 @@ func TestHelpTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
+	plain := []string{"carrel.1", "carrel-config.1", "carrel-image.1", "carrel-maintenance.1", "carrel-policy.1", "carrel-version.1",
+		"carrel-config-check.1", "carrel-policy-explain.1", "carrel-image-ls.1", "carrel-image-rm.1"}
 	for _, page := range pages {
 		names = append(names, filepath.Base(page))
+		if text, err := os.ReadFile(page); err == nil && !slices.Contains(plain, filepath.Base(page)) && !strings.Contains(string(text), ".SH EXAMPLE") {
+			t.Errorf("%s has no example", page)
+		}
 		text, err := os.ReadFile(page)
 		if err != nil || !strings.Contains(string(text), ".SH SYNOPSIS") || strings.Contains(string(text), dir) {
 			t.Errorf("%s: %v, %.200s", page, err, text)
 		}
 	}
 	want := []string{
-		"carrel-config-check.1", "carrel-config.1", "carrel-doctor.1", "carrel-enter.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
-		"carrel-image.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-stop.1", "carrel-version.1", "carrel.1",
+		"carrel-config-check.1", "carrel-config.1", "carrel-doctor.1", "carrel-enter.1", "carrel-events.1", "carrel-freeze.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
+		"carrel-image.1", "carrel-inspect.1", "carrel-kill.1", "carrel-logs.1", "carrel-maintenance-off.1", "carrel-maintenance-on.1",
+		"carrel-maintenance-status.1", "carrel-maintenance.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-reset.1", "carrel-rm.1", "carrel-stop.1", "carrel-thaw.1", "carrel-top.1", "carrel-version.1", "carrel-wall.1", "carrel.1",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("pages (-want +got):\n%s", diff)

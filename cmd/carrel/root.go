@@ -27,8 +27,9 @@ const (
 )
 
 const longHelp = `Carrel gives each user of this host a private machine: their login shell is a
-container of their own. This command shows the administrator what runs, stops
-it, imports images, and explains who gets what. Users need carrelsh(1) only.
+container of their own. This command shows the administrator what runs and what
+happened, stops, freezes and resets containers, shuts the door for maintenance,
+imports images, and explains who gets what. Users need carrelsh(1) only.
 
 EXIT STATUS
 
@@ -115,7 +116,8 @@ func (a *app) command() *cobra.Command {
 	flags.StringVar(&a.runDir, "run-dir", filepath.Dir(socketPath), "`directory` of carreld's sockets")
 	flags.StringVar(&a.stateDir, "state-dir", "/var/lib/carrel", "`directory` of images and homes")
 	flags.StringVar(&a.libexecDir, "libexec-dir", "", "`directory` of Carrel's helpers (default: ../libexec/carrel, seen from carrel)")
-	root.AddCommand(a.ps(), a.stop(), a.enter(), a.images(), a.configuration(), a.policy(), a.doctor(), a.version(), a.docs())
+	root.AddCommand(a.ps(), a.top(), a.inspect(), a.logs(), a.events(), a.enter(), a.stop(), a.kill(), a.freeze(), a.thaw(),
+		a.reset(), a.remove(), a.wall(), a.maintenance(), a.images(), a.configuration(), a.policy(), a.doctor(), a.version(), a.docs())
 	return root
 }
 
