@@ -97,9 +97,12 @@ func (h *Host) Libexec() string { return filepath.Join(h.Prefix, "libexec", "car
 func (h *Host) Socket() string { return filepath.Join(h.RunDir, "login.sock") }
 
 // Carrel runs carrel(1), as root, against this host.
-func (h *Host) Carrel(args ...string) Result {
+func (h *Host) Carrel(args ...string) Result { return Run(h.CarrelCommand(args...)) }
+
+// CarrelCommand returns that command, ready to run.
+func (h *Host) CarrelCommand(args ...string) *exec.Cmd {
 	private := []string{"--run-dir", h.RunDir, "--state-dir", h.state, "--config", h.config()}
-	return Run(exec.Command(h.Path("carrel"), append(private, args...)...))
+	return exec.Command(h.Path("carrel"), append(private, args...)...)
 }
 
 // config returns the path of carreld's configuration.
