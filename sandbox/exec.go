@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 // A running is a carrel-runtime at work.
 type running struct {
 	verb      string
+	ended     chan error      // of Wait
 	ctx       context.Context //nolint:containedctx // it is the command's, for one call
 	cancel    context.CancelFunc
 	cmd       *exec.Cmd
@@ -39,7 +41,9 @@ func (m *Manager) startRuntime(ctx context.Context, verb string, log *os.File, f
 		cmd.Stderr = log
 	}
 	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true}
+	// It does not outlive this process: the next carreld removes what is left
+	// of the container, and must not race with one that is still being made.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true, Pdeathsig: unix.SIGKILL}
 	// What libcontainer forked is of its process group until it is in the
 	// container's cgroup, and would be left when the deadline ends it alone.
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
@@ -48,13 +52,30 @@ func (m *Manager) startRuntime(ctx context.Context, verb string, log *os.File, f
 	r.cmd = cmd
 	var err error
 	if r.in, err = cmd.StdinPipe(); err == nil {
-		err = cmd.Start()
+		err = r.start()
 	}
 	if err != nil {
 		r.cancel()
 		return nil, fmt.Errorf("carrel-runtime %s: %w", verb, err)
 	}
 	return r, nil
+}
+
+// start starts it on a thread that lives as long as it does: the parent whose
+// death Pdeathsig means is a thread (PR_SET_PDEATHSIG in prctl(2)).
+func (r *running) start() error {
+	started := make(chan error)
+	r.ended = make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			r.ended <- r.cmd.Wait()
+		}
+	}()
+	return <-started
 }
 
 // send gives it an order, or the rest of one. That it is gone by then, wait
@@ -65,7 +86,7 @@ func (r *running) send(order any) { _ = json.NewEncoder(r.in).Encode(order) }
 func (r *running) wait() ([]byte, error) {
 	defer r.cancel()
 	_ = r.in.Close()
-	if err := r.cmd.Wait(); err != nil {
+	if err := <-r.ended; err != nil {
 		if r.ctx.Err() != nil {
 			err = r.ctx.Err()
 		}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/carrel-sh/carrel/internal/failpoint"
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
 	"github.com/carrel-sh/carrel/sandbox/cgroup/leaf"
 	"github.com/carrel-sh/carrel/sandbox/idrange"
@@ -222,13 +223,16 @@ func (m *Manager) clean(ctx context.Context, uid uint32) error {
 	if err == nil {
 		errs = append(errs, group.Kill(ctx))
 	}
+	failpoint.Here("clean: killed")
 	if _, err := os.Lstat(filepath.Join(m.runtimeDir(), groupName(uid))); err == nil {
 		_, err = m.runtime(ctx, "delete", spec.Delete{ID: groupName(uid), StateDir: m.runtimeDir()}, nil, nil)
 		errs = append(errs, err)
 	}
+	failpoint.Here("clean: deleted")
 	if group != nil {
 		errs = append(errs, group.Remove(ctx))
 	}
+	failpoint.Here("clean: cgroup")
 	errs = append(errs, os.RemoveAll(m.containerDir(uid)))
 	m.mu.Lock()
 	if c := m.running[uid]; c != nil {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/carrel-sh/carrel/internal/failpoint"
 	"github.com/carrel-sh/carrel/internal/idmap"
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
 	"github.com/carrel-sh/carrel/sandbox/cgroup/leaf"
@@ -74,11 +75,14 @@ func (m *Manager) start(ctx context.Context, s Spec) (*Container, error) {
 }
 
 func (b *build) run(ctx context.Context) (*Container, error) {
-	for _, step := range []func() error{b.assignIDs, b.listen} {
-		if err := step(); err != nil {
-			return nil, err
-		}
+	if err := b.assignIDs(); err != nil {
+		return nil, err
 	}
+	failpoint.Here("create: ids")
+	if err := b.listen(); err != nil {
+		return nil, err
+	}
+	failpoint.Here("create: listening")
 	created, err := b.create(ctx)
 	if err != nil {
 		return nil, err
@@ -96,12 +100,15 @@ func (b *build) run(ctx context.Context) (*Container, error) {
 	if err := c.watch(); err != nil {
 		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())
 	}
+	failpoint.Here("create: running")
 	if link := b.m.cfg.Link; link != nil {
 		if err := link(ctx, c.UID, c.InitPID); err != nil {
 			return nil, fmt.Errorf("connect network: %w", err)
 		}
 	}
-	return c, writeJSON(filepath.Join(b.dir, "record.json"), &c.record)
+	err = writeJSON(filepath.Join(b.dir, "record.json"), &c.record)
+	failpoint.Here("create: recorded")
+	return c, err
 }
 
 func (b *build) assignIDs() error {
@@ -216,21 +223,27 @@ func (b *build) create(ctx context.Context) (created spec.Created, err error) {
 	if err != nil {
 		return created, err
 	}
+	failpoint.Here("create: runtime started")
 	placed := make(chan error, 1)
 	go func() { placed <- b.makeCgroup() }()
 	err = b.makeDirs()
+	failpoint.Here("create: directories")
 	if err == nil {
 		r.send(b.order())
+		failpoint.Here("create: ordered")
 	}
 	if err = errors.Join(err, <-placed); err == nil {
+		failpoint.Here("create: cgroup")
 		err = b.sendBoot()
 	}
 	if err != nil {
 		r.cancel() // it has made nothing that outlives it
 	} else {
 		r.send(&spec.Cgroup{Path: b.group.Box(), V2: b.mode == leaf.V2, Boxes: b.boxes})
+		failpoint.Here("create: placed")
 	}
 	out, failed := r.wait()
+	failpoint.Here("create: created")
 	if err != nil {
 		return created, err
 	}

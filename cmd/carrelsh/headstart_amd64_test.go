@@ -75,7 +75,9 @@ func (d *daemon) serve(t *testing.T, cmd *exec.Cmd) (head *session.HeadStart, re
 		head, request = take(t, conn)
 		conn.Close()
 	}
-	<-ended
+	if err := <-ended; err == nil {
+		t.Errorf("%q: no refusal", cmd.Args)
+	}
 	if status := cmd.ProcessState.ExitCode(); status != session.Refused.Status() {
 		t.Errorf("%q: status %d; want the refusal's", cmd.Args, status)
 	}

@@ -1,0 +1,6 @@
+//go:build !failpoint
+
+package failpoint
+
+// Here is the place of that name.
+func Here(string) {}
