@@ -258,6 +258,31 @@ func checkTrustFiles(f *Facts, say func(problem)) {
 	}
 }
 
+// checkAgent: sshd makes the agent's socket on the host and carrelsh relays to
+// it, so both must allow it, or there is a socket for nobody.
+func checkAgent(f *Facts, say func(problem)) {
+	f.perAccount(say, func(a *Account) (string, Severity, []string) {
+		for i := range a.Probes {
+			p := &a.Probes[i]
+			allowed := p.Value("allowagentforwarding") != "no" && p.Value("disableforwarding") != "yes"
+			if a.Home == "" || allowed == a.Agent { // whom the policy refuses has no session
+				continue
+			}
+			says, should := "refuses it", "no"
+			if a.Agent {
+				says, should = "allows it", "yes"
+			}
+			lines := "AllowAgentForwarding " + should
+			if a.Agent && p.Value("disableforwarding") == "yes" {
+				lines += "\n\tDisableForwarding no"
+			}
+			return f.evidence(a, p, "allowagentforwarding") + ", and carrel.toml " + says, 0,
+				[]string{"# " + localFile, "Match User USERS\n\t" + lines}
+		}
+		return "", 0, nil
+	})
+}
+
 func checkIdle(f *Facts, say func(problem)) {
 	remedy := []string{
 		"# " + localFile,

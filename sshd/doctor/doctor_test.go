@@ -14,6 +14,7 @@ import (
 
 // shut is what sshd says with the drop-in.
 const shut = `forcecommand /usr/bin/carrelsh
+allowagentforwarding yes
 allowtcpforwarding no
 allowstreamlocalforwarding no
 disableforwarding no
@@ -41,7 +42,7 @@ func healthy() *Facts {
 		Carrelsh: "/usr/bin/carrelsh", Shells: []string{"/usr/bin/carrelsh"},
 		SSHD: SSHD{Present: true},
 		Accounts: []Account{{
-			Name: "alice", UID: 1000, Dir: "/home/alice", Shell: "/usr/bin/carrelsh", Contained: true, Home: config.HomePrivate,
+			Name: "alice", UID: 1000, Dir: "/home/alice", Shell: "/usr/bin/carrelsh", Contained: true, Home: config.HomePrivate, Agent: true,
 			Groups: []string{"alice", "carrel"},
 			Probes: []Probe{{From: sshd.Connections(nil)[0], Effective: sshd.ParseEffective(shut)}},
 		}},
@@ -94,6 +95,9 @@ var bad = []struct {
 		set("hostbasedauthentication yes", "ignorerhosts no")(f, a)
 	}},
 	{"sshd-trust-files", Warning, func(f *Facts, a *Account) { writesDir(f, a); set("gssapiauthentication yes")(f, a) }},
+	{"sshd-agent", Notice, set("allowagentforwarding no")},
+	{"sshd-agent", Notice, set("disableforwarding yes")},
+	{"sshd-agent", Notice, func(_ *Facts, a *Account) { a.Agent = false }},
 	{"sshd-idle-connections", Notice, set("unusedconnectiontimeout none")},
 	{"pam-user-env", Warning, writesDir},
 	{"pam-user-env", Critical, func(f *Facts, a *Account) { writesDir(f, a); set("x11forwarding yes")(f, a) }},
@@ -200,6 +204,9 @@ func TestShutByOtherMeans(t *testing.T) {
 	} {
 		f := healthy()
 		set(lines...)(f, &f.Accounts[0])
+		if slices.Contains(lines, "disableforwarding yes") {
+			f.Accounts[0].Agent = false
+		}
 		if found := Diagnose(f); len(found) > 0 {
 			t.Errorf("%q: %+v", lines, found)
 		}

@@ -59,7 +59,8 @@ type Account struct {
 	// would be locked into a container.
 	Stranger bool
 
-	Home config.Home // by policy; "" when the policy refuses the account
+	Home  config.Home // by policy; "" when the policy refuses the account
+	Agent bool        // the policy lets ssh -A reach the user's agent
 	// Contained reports whether the shell is carrelsh.
 	Contained bool
 	// WritesDir reports whether the container writes the host's pw_dir.

@@ -145,7 +145,8 @@ func (g *Gatherer) units(a *Account) {
 func (g *Gatherer) cron(f *Facts, a *Account) Schedule {
 	var s Schedule
 	if g.executable("/usr/bin/crontab") {
-		s.Allowed = g.allowed(f, a.Name, "cron", true)
+		// Without lists Debian's admits everybody, and others root alone.
+		s.Allowed = g.allowed(f, a.Name, "cron", g.exists("/etc/debian_version"))
 	}
 	if !g.executable("/usr/sbin/cron", "/usr/sbin/crond", "/usr/bin/crontab") {
 		return s
@@ -212,7 +213,7 @@ func (g *Gatherer) atd(f *Facts, a *Account) Schedule {
 	if !g.executable("/usr/bin/at") {
 		return s
 	}
-	s.Allowed = g.allowed(f, a.Name, "at", false)
+	s.Allowed = g.allowed(f, a.Name, "at", false) // root alone
 	for _, spool := range []string{"/var/spool/cron/atjobs", "/var/spool/at"} {
 		entries, err := os.ReadDir(g.at(spool))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -250,13 +251,20 @@ func (g *Gatherer) processes(f *Facts) map[string][]string {
 			continue // a zombie, a kernel thread, or gone
 		}
 		exe = strings.TrimSuffix(exe, " (deleted)") // replaced by an upgrade
-		if f.isCarrelsh(exe) || slices.Contains([]string{"sshd", "sshd-session", "sshd-auth"}, path.Base(exe)) {
+		if slices.Contains(f.Shells, exe) || exe == f.Carrelsh || isServer(exe) {
 			continue
 		}
 		uid := statusUID(string(status))
 		found[uid] = append(found[uid], fmt.Sprintf("%s (%s)", e.Name(), exe))
 	}
 	return found
+}
+
+// isServer reports whether the program is OpenSSH's server, or what it starts
+// for a connection.
+func isServer(exe string) bool {
+	return slices.Contains([]string{"sshd", "sshd-session", "sshd-auth"}, path.Base(exe)) &&
+		slices.ContainsFunc([]string{"/usr/sbin", "/usr/bin", "/usr/lib", "/usr/libexec"}, func(dir string) bool { return below(exe, dir) })
 }
 
 // statusUID returns the real uid of /proc/PID/status.

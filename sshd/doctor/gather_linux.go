@@ -271,7 +271,7 @@ func (g *Gatherer) account(decide *policy.Policy, from accounts.Account) Account
 	}
 	decision, err := decide.Decide(request)
 	if err == nil {
-		a.Home = decision.Home
+		a.Home, a.Agent = decision.Home, decision.Agent
 	}
 	a.WritesDir = a.Home == config.HomeHost || below(a.Dir, g.StateDir)
 	switch {

@@ -18,6 +18,7 @@ func Kinds() []Kind {
 		{"sshd-keys", Warning, "sshd reads the keys from a directory that the container writes: whatever runs there may open the door to others", false, checkKeys},
 		{"sshd-key-command", Warning, "ForceCommand overrides command= of a key: a key that was restricted opens a whole session", false, checkKeyCommand},
 		{"sshd-trust-files", Warning, "The host trusts files that the container writes (.shosts, .k5login)", false, checkTrustFiles},
+		{"sshd-agent", Notice, "sshd and carrel.toml do not agree about ssh -A", false, checkAgent},
 		{"sshd-idle-connections", Notice, "A connection without a session (ssh -N) is never closed", false, checkIdle},
 		{"pam-user-env", Critical, "PAM sets variables of ~/.pam_environment for what is started on the host", false, checkPAMEnv},
 		{"systemd-user", Critical, "systemd starts a service manager for the user on the host, which starts what ~/.config/systemd says", true, checkSystemdUser},

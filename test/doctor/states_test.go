@@ -185,6 +185,14 @@ func TestTrustFiles(t *testing.T) {
 	m.doctor(t, nil).wantNone(t, "sshd-trust-files", m.harry)
 }
 
+// TestAgentDisagreement: sshd's and Carrel's own switch for ssh -A.
+func TestAgentDisagreement(t *testing.T) {
+	m := setup(t)
+	m.serve(t, "AllowAgentForwarding no")
+	m.doctor(t, nil).want(t, "sshd-agent", "notice", m.alice).apply(t)
+	m.doctor(t, nil).wantNone(t, "sshd-agent", m.alice)
+}
+
 // TestWho: who is looked at, and that --fix leaves others alone.
 func TestWho(t *testing.T) {
 	m := setup(t)
