@@ -16,7 +16,8 @@ STATIC    = carreld carrel carrel-init carrel-transfer carrel-unpack
 ENTRY     = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.headStart)
 BUILDDEPS = gcc libc6-dev
 TESTDEPS  = $(BUILDDEPS) at cron exim4-daemon-light git iproute2 mmdebstrap openssh-client openssh-server procps util-linux xauth zstd
-FIDELITYDEPS = $(shell cat test/fidelity/packages.txt)
+# Some packages of nodejs have npm in them.
+FIDELITYDEPS = $(shell cat test/fidelity/packages.txt) $(if $(shell command -v npm),,npm)
 VMDEPS    = e2fsprogs qemu-system-x86
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
@@ -25,10 +26,10 @@ BASHCOMP  = $(SHARE)/bash-completion/completions/carrel
 ZSHCOMP   = $(SHARE)/zsh/vendor-completions/_carrel
 FISHCOMP  = $(SHARE)/fish/vendor_completions.d/carrel.fish
 
-.PHONY: help build install uninstall demo deb test test-fidelity test-vm check bench fuzz clean
+.PHONY: help build install uninstall demo deb test test-fidelity test-long test-vm check bench fuzz clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-13s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## build every binary into bin/
 	@scripts/need $(BUILDDEPS)
@@ -72,14 +73,19 @@ demo: ## a shell in a container, cleaned up afterwards; CMD='…' runs that inst
 	@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(become scripts/demo,$(value CMD)))scripts/demo '$(subst ','\'',$(value CMD))'
 
 test: ## every test, as root; installs what it needs
-	@scripts/need $(TESTDEPS)
+	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)
 	@scripts/need --root 'make test' 'go test ./... runs what can be run without it'
 	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -race -count=1 -p 1 -timeout 14m ./...
 
-test-fidelity: ## a session beside a plain shell account, with many clients
+test-fidelity: ## of these, a session beside a plain shell account's
 	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)
 	@scripts/need --root 'make test-fidelity'
-	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags fidelity -count=1 -timeout 14m ./test/fidelity
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 14m ./test/fidelity
+
+test-long: ## the same with 10 GiB streams, 25,000 logins and all tests of OpenSSH
+	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)
+	@scripts/need --root 'make test-long'
+	CARREL_LONG=1 CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 3h -v ./test/fidelity
 
 test-vm: ## Debian's kernel with cgroup v2 in a virtual machine, some minutes
 	@scripts/need $(TESTDEPS) $(VMDEPS)

@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -18,16 +16,16 @@ import (
 	"github.com/carrel-sh/carrel/test/internal/host"
 )
 
-func atAgent(d *door) bool { return d.native() && d.mode != suMode }
+func atAgent(d *door) bool { return atMain(d) && d.mode != suMode }
 
 var agentRows = []row{
 	{"agent forwarding", atAgent, agentForwarded},
 	{"the newest session's agent answers; gone with the last", atAgent, agentNewest},
 	{"an old tmux finds the new agent", atAgent, agentInTmux},
+	{"agent_forwarding = false refuses it", atAgent, agentRefused},
 }
 
-// serveAgent is an SSH agent with one key of that name; the door's user may
-// reach it, as sshd's own socket is the user's.
+// serveAgent is an SSH agent with one key of that name.
 func (s *scene) serveAgent(name string) (string, error) {
 	dir, err := s.scratch()
 	if err != nil {
@@ -59,7 +57,8 @@ func (s *scene) serveAgent(name string) (string, error) {
 			}()
 		}
 	}()
-	return path, errors.Join(os.Chmod(dir, 0o711), os.Chown(path, int(s.user.UID), int(s.user.GID)))
+	// Open to all, for s.user is not the only one who asks.
+	return path, errors.Join(os.Chmod(dir, 0o711), os.Chmod(path, 0o666)) //nolint:gosec // a test's
 }
 
 // withAgent is a visit that brings an agent.
@@ -82,6 +81,21 @@ func agentForwarded(s *scene) error {
 	// The twin: who brings no agent has none.
 	if r := s.run("echo ${SSH_AUTH_SOCK-unset}; ssh-add -l 2>/dev/null"); r.Code != 2 || r.Stdout != "unset\n" {
 		return fmt.Errorf("without an agent: %v", r)
+	}
+	return nil
+}
+
+func agentRefused(s *scene) error {
+	socket, err := s.serveAgent("refused")
+	if err != nil {
+		return err
+	}
+	a := s.ruled["noagent"]
+	defer s.lock(a)()
+	v := s.withAgent(socket, "echo ${SSH_AUTH_SOCK-unset}; ls -A /run/.carrel | grep -c agent; ssh-add -l 2>&1 | grep -c refused")
+	v.account = a
+	if r := s.runs(v, nil); r.Stdout != "unset\n0\n0\n" {
+		return fmt.Errorf("%v", r)
 	}
 	return nil
 }

@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -71,7 +69,7 @@ func ansible(s *scene) error {
 	inventory := fmt.Sprintf("carrel ansible_host=127.0.0.1 ansible_port=%d ansible_user=%[2]s inventory_user=%[2]s ansible_python_interpreter=/usr/bin/python3\n",
 		s.tcp(), s.user.Name)
 	config := "[defaults]\nhost_key_checking = False\nprivate_key_file = " + s.key() +
-		"\n[ssh_connection]\nssh_args = -F none -o IdentitiesOnly=yes -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR\n"
+		"\n[ssh_connection]\ncontrol_path_dir = " + dir + "\nssh_args = -F none -o ControlMaster=auto -o ControlPersist=2s -o IdentitiesOnly=yes -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o KexAlgorithms=curve25519-sha256\n"
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, "hosts"), []byte(inventory), 0o600),
 		os.WriteFile(filepath.Join(dir, "play.yml"), []byte(playbook), 0o600),
 		os.WriteFile(filepath.Join(dir, "ansible.cfg"), []byte(config), 0o600)); err != nil {

@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -36,7 +34,7 @@ var clientRows = []row{
 
 func atOwnSFTP(d *door) bool {
 	switch d.client {
-	case paramiko, asyncssh, npmSSH2, putty:
+	case goCrypto, paramiko, asyncssh, libssh, npmSSH2, putty:
 		return true
 	}
 	return false
@@ -128,7 +126,7 @@ func (f *fixture) prepareClients() (string, error) {
 		{"dropbearconvert", "openssh", "dropbear", f.key(), "dropbear"},
 		{"puttygen", f.key(), "-O", "private", "-o", "putty"},
 		{"gcc", "-O1", "-o", "libssh", testdata("client_libssh.c"), "-lssh"},
-		{"npm", "ci", "--silent", "--no-audit", "--no-fund", "--omit=optional", "--ignore-scripts"},
+		{"npm", "ci", "--prefer-offline", "--silent", "--no-audit", "--no-fund", "--omit=optional", "--ignore-scripts"},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir = f.keys

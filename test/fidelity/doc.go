@@ -8,9 +8,12 @@
 // it runs both and compares.
 //
 // What was measured is written as a table, feature × entry mode × client, and
-// held against TABLE.md; `go test ./test/fidelity -update` writes it anew. A
+// held against the README; `go test ./test/fidelity -update` writes it anew. A
 // cell that is "no" has its explanation there, or the test fails, as it does
 // when a cell that was "no" has become "yes".
+//
+// CARREL_LONG=1 makes the streams longer and the crowd larger, and runs all of
+// OpenSSH's own tests; see `make test-long`.
 //
 // packages.txt lists the Debian packages that the suite needs besides what the
 // other tests need, one a line.

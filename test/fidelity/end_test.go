@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -8,19 +6,21 @@ import (
 	"io"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/carrel-sh/carrel/test/internal/host"
 )
 
 var endRows = []row{
-	{"ends while a background job holds the streams", atMain, endsWithJob},
+	{"ends while a background job holds the streams", everywhere, endsWithJob},
 	{"ends while a background job holds the terminal", atMain, endsWithJobTTY},
 	{"client vanishes, no terminal: all of the session is ended", atMain, func(s *scene) error { return s.vanish(false) }},
 	{"client vanishes, terminal: all of the session is ended", atMain, func(s *scene) error { return s.vanish(true) }},
 	{"nohup job survives logout", atMain, nohup},
-	{"TERM, INT and HUP to carrelsh reach the command", atNative, signalsReach},
-	{"TERM and INT to carrelsh reach the foreground group of a terminal", atNative, signalsReachTTY},
-	{"a signal message of the client reaches the command", func(d *door) bool { return d.client == goCrypto && d.mode == passwd }, signalMessage},
+	{"linger = \"kill\": nohup, setsid and tmux end with the session", atMain, lingerKill},
+	{"TERM, INT and HUP to carrelsh reach the command", atMain, signalsReach},
+	{"TERM and INT to carrelsh reach the foreground group of a terminal", atMain, signalsReachTTY},
+	{"a signal message of the client reaches the command", func(d *door) bool { return d.client == goCrypto }, signalMessage},
 }
 
 // left counts the processes inside with that command line.
@@ -65,6 +65,23 @@ func nohup(s *scene) error {
 		return fmt.Errorf("%s jobs are left; want the one", n)
 	}
 	s.in("pkill -fx 'sleep 5013'")
+	return nil
+}
+
+// lingerKill leaves the same behind as other rows do, in vain.
+func lingerKill(s *scene) error {
+	a := s.ruled["kill"]
+	defer s.lock(a)()
+	const command = `nohup sleep 5041 >/dev/null 2>&1 </dev/null & (setsid sh -c 'sleep 5041 & sleep 5041 & wait' >/dev/null 2>&1 </dev/null &)
+tmux -L kill -f /dev/null new-session -d 'sleep 5041'
+for i in $(seq 100); do test $(pgrep -fxc 'sleep 5041') = 4 && echo four && break; sleep 0.05; done; exit 3`
+	if r := s.runs(s.at(a, command), nil); r.Code != 3 || r.Stdout != "four\n" {
+		return fmt.Errorf("%v", r)
+	}
+	left := func() string { return strings.TrimSpace(s.In(a, "pgrep -fxc 'sleep 5041'; pgrep -c tmux", nil).Stdout) }
+	if !eventually(func() bool { return left() == "0\n0" }) {
+		return fmt.Errorf("left inside: %q", left())
+	}
 	return nil
 }
 
@@ -198,10 +215,9 @@ func signalsReachTTY(s *scene) error {
 	return nil
 }
 
-// signalMessage sends what RFC 4254 section 6.9 has for it. sshd hands it on
-// to a login shell, and refuses it under ForceCommand.
+// signalMessage sends what RFC 4254 section 6.9 has for it.
 func signalMessage(s *scene) error {
-	client, err := s.sshd.Dial(s.user)
+	client, err := s.sshd.DialPort(s.tcp(), s.user)
 	if err != nil {
 		return err
 	}
@@ -227,6 +243,8 @@ func signalMessage(s *scene) error {
 	if err := session.Signal("TERM"); err != nil {
 		return err
 	}
+	alarm := time.AfterFunc(patience/10, func() { client.Close() })
+	defer alarm.Stop()
 	rest, err := io.ReadAll(out)
 	if string(rest) != "got TERM\n" {
 		return fmt.Errorf("%q, %w", rest, err)

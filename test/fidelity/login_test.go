@@ -1,12 +1,13 @@
-//go:build fidelity
-
 package fidelity
 
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,12 +16,12 @@ import (
 )
 
 var loginRows = []row{
-	{"login reads the profile, -c does not; the files are the container's", atNative, profiles},
-	{"zsh, fish and dash as login shells", atNative, shells},
-	{"a missing shell falls back, and says so on a terminal", atNative, fallback},
-	{"umask, ulimit, groups, locale, PATH as on a plain host", atNative, golden},
-	{"~/.ssh/rc of the host does not run on the host", atSSH, func(s *scene) error { return s.sshRC(false) }},
-	{"~/.ssh/rc of the host, which is not inside, is passed over in silence", atSSH, func(s *scene) error { return s.sshRC(true) }},
+	{"login reads the profile, -c does not; the files are the container's", atMain, profiles},
+	{"MOTD and last login as on a plain host", func(d *door) bool { return atMain(d) && d.mode != direct }, motd},
+	{"zsh, fish and dash as login shells", atMain, shells},
+	{"a missing shell falls back, and says so on a terminal", atMain, fallback},
+	{"umask, ulimit, groups, locale, PATH as on a plain host", atMain, golden},
+	{"~/.ssh/rc of the host is passed over in silence; the container's runs inside", func(d *door) bool { return atMain(d) && d.atSSHD() }, sshRC},
 }
 
 func profiles(s *scene) error {
@@ -62,6 +63,49 @@ func profiles(s *scene) error {
 	return ask(term, "echo \"arg0=$0 seen=$seen\"; shopt login_shell", `arg0=(\S+ \S+)\r\nlogin_shell\s+on`, "-bash seen=:.bash_profile")
 }
 
+// motd compares what stands above the first prompt. sshd shows the host's
+// /etc/motd and the last login, by itself or by PAM, before it starts the login
+// shell, and neither for a forced command; su shows neither.
+func motd(s *scene) error {
+	got, err := s.abovePrompt(false)
+	if err != nil {
+		return err
+	}
+	want, err := s.abovePrompt(true)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("above the prompt: %q; the plain account: %q", got, want)
+	}
+	if _, err := os.Stat("/var/log/lastlog"); err == nil && s.mode != suMode && !strings.Contains(want, "Last login: ") {
+		return fmt.Errorf("the plain account is not told of its last login: %q", want)
+	}
+	return nil
+}
+
+// abovePrompt logs in twice, for the last login is the one before.
+func (s *scene) abovePrompt(oracle bool) (above string, err error) {
+	for range 2 {
+		term, err := s.terminals(s.visit(oracle, ""))
+		if err != nil {
+			return "", err
+		}
+		shown, err := term.Expect(`(?s)^(.*?)[^\n]*\$ $`)
+		if err != nil {
+			return "", err
+		}
+		if err := term.Send("exit 0\n"); err != nil {
+			return "", err
+		}
+		if r := term.Wait(); r.Code != 0 {
+			return "", fmt.Errorf("%v", r)
+		}
+		above = regexp.MustCompile(`Last login: .* from`).ReplaceAllString(s.plain(shown[1]), "Last login: DATE from")
+	}
+	return above, nil
+}
+
 // at is a visit of an account that is not the door's own.
 func (s *scene) at(a host.Account, command string) visit { return visit{account: a, command: command} }
 
@@ -71,41 +115,51 @@ func shells(s *scene) error {
 		"/usr/bin/fish": {{`echo $SHELL (math 2^10); set x 1; echo $version | string match -r '^3'`, "/usr/bin/fish 1024\n3"}},
 		"/bin/dash":     {{`echo $SHELL $((1+1)) ${BASH_VERSION-none}`, "/bin/dash 2 none"}},
 	} {
-		account := s.shells[shell]
-		s.In(account, "touch .zshrc", nil) // or zsh asks a newcomer questions
-		for _, test := range tests {
-			if r := s.runs(s.at(account, test[0]), nil); r.Code != 0 || strings.TrimSpace(r.Stdout) != test[1] {
-				return fmt.Errorf("%s: %q: %v; want %q", shell, test[0], r, test[1])
-			}
-		}
-		if r := s.runs(s.at(account, "exit 41"), nil); r.Code != 41 {
-			return fmt.Errorf("%s: exit 41: %v", shell, r)
-		}
-		term, err := s.terminals(s.at(account, ""))
-		if err != nil {
-			return err
-		}
-		// Not typed before the line editor of fish or zsh has set the terminal up.
-		if _, err := term.Expect(`[$%>#] ?(\x1b\S*)*`); err != nil {
+		if err := s.shell(shell, tests); err != nil {
 			return fmt.Errorf("%s: %w", shell, err)
 		}
-		line := "ps -o args= -p $$; exit 4\r"
-		if strings.HasSuffix(shell, "fish") {
-			line = "ps -o args= -p $fish_pid; exit 4\r"
+	}
+	return nil
+}
+
+// shell holds what a shell answers to commands against what it should.
+func (s *scene) shell(shell string, tests [][2]string) error {
+	account := s.shells[shell]
+	defer s.lock(account)()
+	s.In(account, "touch .zshrc", nil) // or zsh asks a newcomer questions
+	for _, test := range tests {
+		if r := s.runs(s.at(account, test[0]), nil); r.Code != 0 || strings.TrimSpace(r.Stdout) != test[1] {
+			return fmt.Errorf("%q: %v; want %q", test[0], r, test[1])
 		}
-		if err := term.Send(line); err != nil {
-			return err
-		}
-		want := "-" + filepath.Base(shell)
-		if r := term.Wait(); r.Code != 4 || !strings.Contains(r.Stdout, want+"\r\n") {
-			return fmt.Errorf("%s on a terminal: %v; want %s", shell, r, want)
-		}
+	}
+	if r := s.runs(s.at(account, "exit 41"), nil); r.Code != 41 {
+		return fmt.Errorf("exit 41: %v", r)
+	}
+	term, err := s.terminals(s.at(account, ""))
+	if err != nil {
+		return err
+	}
+	// Not typed before the line editor of fish or zsh has set the terminal up.
+	if _, err := term.Expect(`[$%>#] ?(\x1b\S*)*`); err != nil {
+		return err
+	}
+	line := "ps -o args= -p $$; exit 4\r"
+	if strings.HasSuffix(shell, "fish") {
+		line = "ps -o args= -p $fish_pid; exit 4\r"
+	}
+	if err := term.Send(line); err != nil {
+		return err
+	}
+	want := "-" + filepath.Base(shell)
+	if r := term.Wait(); r.Code != 4 || !strings.Contains(r.Stdout, want+"\r\n") {
+		return fmt.Errorf("on a terminal: %v; want %s", r, want)
 	}
 	return nil
 }
 
 func fallback(s *scene) error {
 	a := s.shells["/bin/nonesuch"]
+	defer s.lock(a)()
 	if r := s.runs(s.at(a, "echo $SHELL"), nil); r.Code != 0 || r.Stdout != "/bin/bash\n" || r.Stderr != "" {
 		return fmt.Errorf("without a terminal: %v; want bash and no word", r)
 	}
@@ -119,9 +173,9 @@ func fallback(s *scene) error {
 	return ask(term, "echo $0:$SHELL", `(-bash:/bin/bash)\r`, "-bash:/bin/bash")
 }
 
-// sshRC has sshd run ~/.ssh/rc, which it does by the login shell: it runs
-// inside, where the file is not, and not on the host.
-func (s *scene) sshRC(silent bool) error {
+// sshRC has sshd run ~/.ssh/rc, which it does by the login shell, where the
+// host's home has the file, and not for a forced command: it never runs there.
+func sshRC(s *scene) error {
 	mark := filepath.Join("/tmp", s.user.Name+"-rc")
 	defer os.Remove(mark)
 	dir := filepath.Join(s.user.Home, ".ssh")
@@ -132,9 +186,17 @@ func (s *scene) sshRC(silent bool) error {
 	if err := os.WriteFile(filepath.Join(dir, "rc"), []byte("touch "+mark+"\n"), 0o644); err != nil { //nolint:gosec // for the user to read
 		return err
 	}
-	r := s.run("echo out")
-	if r.Code != 0 || r.Stdout != "out\n" || (silent && r.Stderr != "") {
+	if r := s.run("echo out"); r.Code != 0 || r.Stdout != "out\n" || r.Stderr != "" {
 		return fmt.Errorf("%v", r)
+	}
+	s.in("mkdir .ssh; echo 'touch ran' >.ssh/rc")
+	defer s.in("rm -r .ssh")
+	want := "ran\n"
+	if s.mode == forced {
+		want = ""
+	}
+	if r := s.run("ls ran 2>/dev/null; rm -f ran " + mark); r.Code != 0 || r.Stdout != want || r.Stderr != "" {
+		return fmt.Errorf("with a file inside: %v", r)
 	}
 	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("it ran on the host: %w", err)
@@ -145,8 +207,6 @@ func (s *scene) sshRC(silent bool) error {
 // probes are what a session is asked for the golden file.
 var probes = []struct{ name, command string }{
 	{"umask", "umask"},
-	{"ulimit -a", "ulimit -a"},
-	{"ulimit -Ha", "ulimit -Ha"},
 	{"id", "id"},
 	{"id -G", "id -G"},
 	{"pwd", "pwd; echo $PWD"},
@@ -159,7 +219,8 @@ var probes = []struct{ name, command string }{
 	{"locale", "locale"},
 	{"TERM", "echo ${TERM-unset}"},
 	{"variables", "env | cut -d= -f1 | sort | tr '\\n' ' '"},
-	{"ignored and blocked signals", "grep -E 'Sig(Blk|Ign)' /proc/self/status"},
+	// Signals 32 and 33 are the C library's own; a caller may have left them ignored.
+	{"ignored and blocked signals", `while read name mask; do case $name in Sig[BI]*) printf "$name %x\n" $((0x$mask & 0x7fffffff));; esac; done </proc/self/status`},
 	{"nice", "nice"},
 	{"open descriptors", "ls /proc/self/fd | tr '\\n' ' '"},
 	{"hostname resolves", "getent hosts $(hostname) >/dev/null && echo yes"},
@@ -171,8 +232,6 @@ var probes = []struct{ name, command string }{
 
 // unlike says why a probe may differ from the oracle.
 var unlike = map[string]string{
-	"ulimit -a":            "those of the container, whatever the daemon that let the user in has",
-	"ulimit -Ha":           "those of the container, and no core files: the kernel would pipe them to the host",
 	"MAIL":                 "a session has the same in every mode",
 	"PATH":                 "a session has the same in every mode",
 	"variables":            "a session has the same in every mode",
@@ -189,8 +248,6 @@ func golden(s *scene) error {
 	for _, p := range probes {
 		reason, ok := unlike[p.name]
 		switch {
-		case ok && strings.HasPrefix(p.name, "ulimit"):
-			fmt.Fprintf(&b, "%s: %s\n", p.name, reason)
 		case got[p.name] == want[p.name]:
 			fmt.Fprintf(&b, "%s: same\n", p.name)
 		case ok:
@@ -199,8 +256,8 @@ func golden(s *scene) error {
 			errs = append(errs, fmt.Errorf("%s: %q; the plain account: %q", p.name, got[p.name], want[p.name]))
 		}
 	}
-	if errs != nil {
-		return errors.Join(errs...)
+	if err := errors.Join(append(errs, s.limits(&b))...); err != nil {
+		return err
 	}
 	path := filepath.Join("testdata", "login-"+strings.Fields(s.mode)[0]+".golden")
 	if *update {
@@ -214,6 +271,49 @@ func golden(s *scene) error {
 		return fmt.Errorf("%s (-committed +measured):\n%s", path, diff)
 	}
 	return nil
+}
+
+// ownLimits are those that a container sets: soft, hard and why.
+var ownLimits = map[string][3]string{
+	"core file size": {"0", "0", "the kernel would hand a core file to the host's core_pattern"},
+	"open files":     {"1024", "", "systemd's, whatever the daemon that let the user in has"},
+}
+
+// limits writes how each of the limits that ulimit(1) shows compares. They are
+// a container's, the same in every session, so they come from carreld and not
+// from sshd or PAM's limits.conf; most hosts have the same in all of these.
+func (s *scene) limits(b *strings.Builder) error {
+	const command = "cat /proc/self/limits; ulimit -a >/dev/null"
+	inside, oracle := limitsOf(s.run(command).Stdout), limitsOf(s.runs(s.visit(true, command), nil).Stdout)
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", s.Daemon().Pid))
+	daemon := limitsOf(string(text))
+	if err != nil || len(inside) != 16 || len(daemon) != 16 || len(oracle) != 16 {
+		return fmt.Errorf("%d, %d and %d limits; want 16; %w", len(inside), len(oracle), len(daemon), err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(inside)) {
+		own, ok := ownLimits[name]
+		soft, hard, _ := strings.Cut(inside[name], " ")
+		switch {
+		case ok && soft == own[0] && (hard == own[1] || own[1] == ""):
+			fmt.Fprintf(b, "ulimit, %s: the container's, %s: %s\n", name, own[0], own[2])
+		case !ok && (inside[name] == oracle[name] || inside[name] == daemon[name]):
+			fmt.Fprintf(b, "ulimit, %s: same, or carreld's where the host gives the plain account another one\n", name)
+		default:
+			return fmt.Errorf("limit %q: %q; carreld has %q, the plain account %q", name, inside[name], daemon[name], oracle[name])
+		}
+	}
+	return nil
+}
+
+// limitsOf reads /proc/PID/limits, whose columns have fixed places (proc(5)).
+func limitsOf(text string) map[string]string {
+	all := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, ok := strings.CutPrefix(line, "Max "); ok && len(line) > 67 {
+			all[strings.ToLower(strings.TrimSpace(name[:21]))] = strings.TrimSpace(line[26:46]) + " " + strings.TrimSpace(line[47:67])
+		}
+	}
+	return all
 }
 
 // probe runs all probes in one session.

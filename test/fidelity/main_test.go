@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -7,8 +5,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,7 +19,7 @@ import (
 	"github.com/carrel-sh/carrel/test/internal/host"
 )
 
-var update = flag.Bool("update", false, "write TABLE.md and the golden files")
+var update = flag.Bool("update", false, "write the README's table and the golden files")
 
 // A fixture is the host that all checks share.
 type fixture struct {
@@ -26,12 +27,16 @@ type fixture struct {
 	sshd  *host.SSHD
 	doors []*door
 	// shells are accounts by the shell that policy gives them.
-	shells  map[string]host.Account
-	regress host.Account // whose home is the host's
-	keys    string       // directory of the client's key in other formats
+	shells map[string]host.Account
+	// ruled are accounts by the rule that they have, see rules.
+	ruled map[string]host.Account
+	keys  string // directory of the client's key in other formats
 
-	mu   sync.Mutex
-	many []host.Account // for the crowd
+	slots chan struct{} // taken by the doors that are being measured
+
+	mu    sync.Mutex
+	locks map[string]*sync.Mutex // by account; taken before a slot
+	many  []host.Account         // for the crowd
 
 	screens atomic.Int64 // opened so far
 }
@@ -49,6 +54,11 @@ func TestMain(m *testing.M) {
 		os.Exit(goClient(os.Args[1:]))
 	}
 	flag.Parse()
+	// Rows wait for one another's doors, not for a processor.
+	_ = flag.Set("test.parallel", "100")
+	if signal.Ignored(syscall.SIGHUP) { // by nohup(1), and then by every plain account, too
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	code := 1
 	err := withHost(func() { code = m.Run() })
 	if err != nil {
@@ -75,24 +85,16 @@ func withHost(run func()) (err error) {
 		os.Exit(130)
 	})
 	defer over() // before stop, which would set it off
-	defer over() // before stop, which would set it off
 	defer func() {
 		if closeErr := h.Close(); closeErr != nil && err == nil {
 			err = closeErr
 		}
 	}()
-	f := &fixture{Host: h, shells: make(map[string]host.Account)}
-	if f.sshd, err = h.ServeSSH(); err != nil {
-		return err
+	f := &fixture{
+		Host: h, shells: make(map[string]host.Account), ruled: make(map[string]host.Account),
+		slots: make(chan struct{}, atOnce), locks: make(map[string]*sync.Mutex),
 	}
-	if err := f.makeDoors(); err != nil {
-		return err
-	}
-	config, err := f.makeShells()
-	if err != nil {
-		return err
-	}
-	if _, err = h.Start(host.Options{Config: config}); err != nil {
+	if err := f.begin(); err != nil {
 		return err
 	}
 	shared = f
@@ -100,25 +102,77 @@ func withHost(run func()) (err error) {
 	return nil
 }
 
+// begin starts the servers, with an account or two at each door.
+func (f *fixture) begin() (err error) {
+	if f.sshd, err = f.ServeSSH(); err != nil {
+		return err
+	}
+	if err := f.makeDoors(); err != nil {
+		return err
+	}
+	config, err := f.makeRules()
+	if err != nil {
+		return err
+	}
+	if _, err = f.Start(host.Options{Config: config}); err != nil {
+		return err
+	}
+	return f.importBare()
+}
+
 // wantedShells are what policy gives to an account each. The last one is in
 // no image.
 var wantedShells = []string{"/usr/bin/zsh", "/usr/bin/fish", "/bin/dash", "/bin/nonesuch"}
 
-// makeShells makes the accounts with other shells and returns their rules.
-func (f *fixture) makeShells() (string, error) {
-	var config string
+// rules are what policy says of an account each.
+var rules = map[string]string{
+	"bare":    `image = "bare"`,
+	"kill":    `linger = "kill"`,
+	"noagent": "agent_forwarding = false",
+	"env":     `env = { LANG = "de_DE.UTF-8", EDITOR = "vi", GREETING = "good day" }`,
+	// OpenSSH's own tests share files between the client and the session.
+	"regress": `home = "host"`,
+}
+
+// makeRules makes the accounts that policy names and returns the configuration.
+func (f *fixture) makeRules() (string, error) {
+	var config strings.Builder
+	rule := func(suffix, text string) (host.Account, error) {
+		a, err := f.Account(suffix, "")
+		fmt.Fprintf(&config, "[[rule]]\nusers = [%q]\n%s\n", a.Name, text)
+		return a, err
+	}
 	for i, shell := range wantedShells {
-		a, err := f.Account(fmt.Sprintf("s%d", i), "")
+		a, err := rule(fmt.Sprintf("s%d", i), fmt.Sprintf("shell = %q", shell))
 		if err != nil {
 			return "", err
 		}
 		f.shells[shell] = a
-		config += fmt.Sprintf("[[rule]]\nusers = [%q]\nshell = %q\n", a.Name, shell)
 	}
-	// OpenSSH's own tests share files between the client and the session.
-	a, err := f.Account("r", "")
-	f.regress = a
-	return config + fmt.Sprintf("[[rule]]\nusers = [%q]\nhome = \"host\"\n", a.Name), err
+	for name, text := range rules {
+		a, err := rule(name[:1], text)
+		if err != nil {
+			return "", err
+		}
+		f.ruled[name] = a
+	}
+	return config.String(), nil
+}
+
+// importBare makes the image bare, which has a shell and nothing else.
+func (f *fixture) importBare() error {
+	root := filepath.Join(f.Dir, "bare")
+	script := `set -e; umask 022; mkdir -p "$0"; cd "$0"; mkdir -p bin etc tmp usr/bin; chmod 1777 tmp
+cp /bin/bash bin/bash; ln -s bash bin/sh
+for lib in $(ldd /bin/bash | grep -o '/[^ ]*'); do mkdir -p ".${lib%/*}"; cp "$lib" ".$lib"; done
+tar cf "$0.tar" .; rm -r "$0"`
+	if out, err := exec.Command("/bin/bash", "-c", script, root).CombinedOutput(); err != nil {
+		return fmt.Errorf("make image: %w: %s", err, out)
+	}
+	if r := f.Carrel("image", "import", "bare", root+".tar"); r.Code != 0 {
+		return fmt.Errorf("carrel image import: %v", r)
+	}
+	return nil
 }
 
 // setup returns the shared host, or stops the test.

@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -14,12 +12,12 @@ import (
 // programRows are about programs that draw on a terminal. A tmux of the host's
 // is the terminal emulator: what it shows is what a person would see.
 var programRows = []row{
-	{"vim", atNative, vim},
-	{"less", atNative, less},
-	{"htop", atNative, htop},
-	{"tmux", atNative, tmux},
-	{"screen", atNative, gnuScreen},
-	{"24-bit colour and wide characters on the screen", atNative, colour},
+	{"vim", atMain, vim},
+	{"less", atMain, less},
+	{"htop", atMain, htop},
+	{"tmux", atMain, tmux},
+	{"screen", atMain, gnuScreen},
+	{"24-bit colour and wide characters on the screen", atMain, colour},
 }
 
 // A screen is a login in a window of a terminal emulator.
@@ -29,8 +27,11 @@ type screen struct {
 
 func (s *scene) screen() (*screen, error) {
 	cmd := s.open(visit{account: s.user, tty: true})
-	line := strings.Join(append([]string{"exec"}, quote(cmd.Args)...), " ")
-	if s.mode == direct {
+	line := "exec " + strings.Join(quote(cmd.Args), " ")
+	switch {
+	case s.client == goCrypto:
+		line = "exec env " + clientEnv + "=1" + strings.TrimPrefix(line, "exec")
+	case s.mode == direct:
 		line = fmt.Sprintf("exec setpriv --reuid %d --regid %d --clear-groups %s -l", s.user.UID, s.user.GID, s.Path("carrelsh"))
 	}
 	// A server that was told to end may take a moment to, so names are new.

@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (

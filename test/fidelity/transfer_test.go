@@ -1,5 +1,3 @@
-//go:build fidelity
-
 package fidelity
 
 import (
@@ -20,8 +18,10 @@ var transferRows = []row{
 	{"scp (SFTP protocol)", atSSH, func(s *scene) error { return scp(s) }},
 	{"scp -O (old protocol)", atSSH, func(s *scene) error { return scp(s, "-O") }},
 	{"sshfs", atSSH, sshfs},
-	{"rsync -a", atNative, rsync},
-	{"git clone and push", atNative, git},
+	{"sftp, scp, scp -O and sshfs in an image that has a shell and nothing else", atSSH, bare},
+	{"rsync -a", atMain, rsync},
+	{"git clone and push", atMain, git},
+	{"borg create and extract", atNative, borg},
 	{"file transfer sees the container's files only", atSSH, insideOnly},
 	{"sftp-server; sh and scp; id do not leave the container", atMain, smuggle},
 }
@@ -36,7 +36,7 @@ func (s *scene) tcp() int {
 
 // transfer is a program of OpenSSH's with the options to get in.
 func (s *scene) transfer(program string, args ...string) host.Result {
-	all := append(s.sshd.Options(), "-P", strconv.Itoa(s.tcp()))
+	all := append(append(s.sshd.Options(), quickly...), "-P", strconv.Itoa(s.tcp()))
 	cmd := alone(exec.Command(program, append(all, args...)...))
 	cmd.Env = clientEnviron(nil)
 	return host.Run(cmd)
@@ -49,10 +49,13 @@ func (s *scene) remote() string { return s.user.Name + "@127.0.0.1" }
 // take one: the host's name is swallowed, the command follows.
 func (s *scene) rsh(dir string) (string, error) {
 	var line string
-	switch s.mode {
-	case passwd, forced:
-		line = fmt.Sprintf("shift; exec ssh %s -p %d -l %s 127.0.0.1 \"$@\"", strings.Join(s.sshd.Options(), " "), s.tcp(), s.user.Name)
-	case suMode:
+	switch {
+	case s.client == goCrypto:
+		args := s.open(s.visit(false, "")).Args
+		line = fmt.Sprintf("shift; exec env %s=1 %s \"$*\"", clientEnv, strings.Join(quote(args[:len(args)-1]), " "))
+	case s.atSSHD():
+		line = fmt.Sprintf("shift; exec ssh %s -p %d -l %s 127.0.0.1 \"$@\"", strings.Join(append(s.sshd.Options(), quickly...), " "), s.tcp(), s.user.Name)
+	case s.mode == suMode:
 		line = fmt.Sprintf("shift; exec su - %s -c \"$*\"", s.user.Name)
 	default:
 		line = fmt.Sprintf("shift; exec setpriv --reuid %d --regid %d --clear-groups %s -c \"$*\"", s.user.UID, s.user.GID, s.Path("carrelsh"))
@@ -130,12 +133,32 @@ func scp(s *scene, options ...string) error {
 }
 
 func sshfs(s *scene) error {
-	dir, err := s.scratch()
+	dir, err := s.mount(s.user)
 	if err != nil {
 		return err
 	}
-	args := []string{s.remote() + ":", dir, "-p", strconv.Itoa(s.tcp()), "-o", "idmap=user"}
-	options := s.sshd.Options()
+	if err := os.WriteFile(filepath.Join(dir, "mounted"), payload(), 0o600); err != nil {
+		return err
+	}
+	if got := s.in("wc -c <mounted; rm mounted"); got != strconv.Itoa(len(payload())) {
+		return fmt.Errorf("inside the file has %q bytes", got)
+	}
+	s.in("echo inside >made")
+	got, err := os.ReadFile(filepath.Join(dir, "made"))
+	if string(got) != "inside\n" {
+		return fmt.Errorf("%q, %w", got, err)
+	}
+	return nil
+}
+
+// mount mounts the account's home in the container by sshfs.
+func (s *scene) mount(a host.Account) (string, error) {
+	dir, err := s.scratch()
+	if err != nil {
+		return "", err
+	}
+	args := []string{a.Name + "@127.0.0.1:", dir, "-p", strconv.Itoa(s.tcp()), "-o", "idmap=user"}
+	options := append(s.sshd.Options(), quickly...)
 	for i := 0; i+1 < len(options); i += 2 {
 		switch options[i] {
 		case "-o":
@@ -147,7 +170,7 @@ func sshfs(s *scene) error {
 	// Its standard streams are not pipes of ours, which the daemon would hold.
 	log, err := os.Create(dir + ".log")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.Remove(log.Name())
 	defer log.Close()
@@ -155,22 +178,54 @@ func sshfs(s *scene) error {
 	cmd.Env, cmd.Stdout, cmd.Stderr = clientEnviron(nil), log, log
 	if r := host.Run(cmd); r.Code != 0 {
 		text, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("%v: %s", r, text)
+		return "", fmt.Errorf("%v: %s", r, text)
 	}
 	s.later(func() { _ = exec.Command("fusermount3", "-uz", dir).Run() })
-	if err := os.WriteFile(filepath.Join(dir, "mounted"), payload(), 0o600); err != nil {
+	return dir, nil
+}
+
+// bare moves a file into and out of an image without any program for it.
+func bare(s *scene) error {
+	a := s.ruled["bare"]
+	defer s.lock(a)()
+	if r := s.In(a, "type -P ls cat /usr/bin/scp /usr/lib/openssh/sftp-server; echo /bin/* /usr/bin/*", nil); r.Stdout != "/bin/bash /bin/sh /usr/bin/*\n" {
+		return fmt.Errorf("the image has something: %v", r)
+	}
+	dir, err := s.scratch()
+	if err != nil {
 		return err
 	}
-	if got := s.in("wc -c <mounted; rm mounted"); got != strconv.Itoa(len(payload())) {
-		return fmt.Errorf("inside the file has %q bytes", got)
+	up, down := filepath.Join(dir, "up"), filepath.Join(dir, "down")
+	batch := filepath.Join(dir, "batch")
+	if err := errors.Join(os.WriteFile(up, payload(), 0o600),
+		os.WriteFile(batch, []byte("put "+up+" file\nget file "+down+"\nrm file\n"), 0o600)); err != nil {
+		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "mounted")); err == nil {
-		s.in("sync")
+	remote := a.Name + "@127.0.0.1"
+	for _, calls := range [][][]string{
+		{{"sftp", "-b", batch, remote}},
+		{{"scp", up, remote + ":file"}, {"scp", remote + ":file", down}},
+		{{"scp", "-O", up, remote + ":file"}, {"scp", "-O", remote + ":file", down}},
+	} {
+		_ = os.Remove(down)
+		for _, call := range calls {
+			if r := s.transfer(call[0], call[1:]...); r.Code != 0 {
+				return fmt.Errorf("%q: %v", call, r)
+			}
+		}
+		if got, err := os.ReadFile(down); err != nil || !bytes.Equal(got, payload()) {
+			return fmt.Errorf("%q: what came back differs: %w", calls, err)
+		}
 	}
-	s.in("echo inside >made")
-	got, err := os.ReadFile(filepath.Join(dir, "made"))
-	if string(got) != "inside\n" {
-		return fmt.Errorf("%q, %w", got, err)
+	mounted, err := s.mount(a)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(mounted, "text"), []byte("by sshfs\n"), 0o600); err != nil {
+		return err
+	}
+	if r := s.In(a, "echo $(<text)", nil); r.Stdout != "by sshfs\n" {
+		return fmt.Errorf("inside: %v", r)
 	}
 	return nil
 }
@@ -236,6 +291,39 @@ echo fine`
 	}
 	if got := s.in("git -C repo.git log --format=%s main"); got != "one" {
 		return fmt.Errorf("the log inside: %q", got)
+	}
+	return nil
+}
+
+// borg keeps a repository in the container's home.
+func borg(s *scene) error {
+	dir, err := s.scratch()
+	if err != nil {
+		return err
+	}
+	rsh, err := s.rsh(dir)
+	if err != nil {
+		return err
+	}
+	s.later(func() { s.in("rm -rf borgd") })
+	script := `set -e
+borg init -e none "$REPO"
+borg create "$REPO::one" file
+mkdir back; cd back
+borg extract "$REPO::one"
+cmp file ../file
+echo fine`
+	cmd := alone(exec.Command("sh", "-c", script))
+	cmd.Dir = dir
+	cmd.Env = append(clientEnviron(nil), "REPO=carrel:borgd", "BORG_RSH="+rsh, "HOME="+dir)
+	if err := os.WriteFile(filepath.Join(dir, "file"), payload(), 0o600); err != nil {
+		return err
+	}
+	if r := host.Run(cmd); r.Code != 0 || r.Stdout != "fine\n" {
+		return fmt.Errorf("%v", r)
+	}
+	if got := s.in("test -s borgd/config && echo there"); got != "there" {
+		return fmt.Errorf("no repository inside: %q", got)
 	}
 	return nil
 }

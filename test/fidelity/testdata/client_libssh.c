@@ -1,5 +1,7 @@
-/* An SSH client on libssh: port user key tty|pipe command. */
+/* An SSH client on libssh: port user key tty|pipe command; or sftp "local remote back". */
+#include <fcntl.h>
 #include <libssh/libssh.h>
+#include <libssh/sftp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +32,29 @@ static int move(ssh_channel channel, int is_stderr, int fd)
 	return n;
 }
 
+/* copy sends a file there and back, and removes it there. */
+static int copy(char *names)
+{
+	char buf[16384], *local = strtok(names, " "), *remote = strtok(NULL, " "), *back = strtok(NULL, " ");
+	sftp_session sftp = sftp_new(session);
+	check(sftp == NULL || sftp_init(sftp) != SSH_OK, "sftp");
+	FILE *from = fopen(local, "r"), *to = fopen(back, "w");
+	sftp_file file = sftp_open(sftp, remote, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	check(!from || !to || !file, "open");
+	size_t n;
+	ssize_t got;
+	while ((n = fread(buf, 1, sizeof buf, from)) > 0)
+		check(sftp_write(file, buf, n) != (ssize_t)n, "write");
+	check(sftp_close(file) != SSH_NO_ERROR, "close");
+	check((file = sftp_open(sftp, remote, O_RDONLY, 0)) == NULL, "open again");
+	while ((got = sftp_read(file, buf, sizeof buf)) > 0)
+		check(fwrite(buf, 1, got, to) != (size_t)got, "write");
+	check(got < 0 || fclose(to) != 0 || sftp_close(file) != SSH_NO_ERROR || sftp_unlink(sftp, remote) != 0, "end");
+	sftp_free(sftp);
+	ssh_disconnect(session);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	ssh_key key;
@@ -43,6 +68,8 @@ int main(int argc, char **argv)
 	check(ssh_connect(session) != SSH_OK, "connect");
 	check(ssh_pki_import_privkey_file(argv[3], NULL, NULL, NULL, &key) != SSH_OK, "key");
 	check(ssh_userauth_publickey(session, NULL, key) != SSH_AUTH_SUCCESS, "authenticate");
+	if (strcmp(argv[4], "sftp") == 0)
+		return copy(argv[5]);
 	ssh_channel channel = ssh_channel_new(session);
 	check(channel == NULL || ssh_channel_open_session(channel) != SSH_OK, "open");
 	if (strcmp(argv[4], "tty") == 0) {
