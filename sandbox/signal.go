@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,3 +103,25 @@ func (c *Container) Events() (cgroup.Events, error) { return c.group.Events() }
 
 // Cgroup is the path of the container's cgroup, in every hierarchy.
 func (c *Container) Cgroup() string { return c.group.Path() }
+
+// InitCPU returns the CPU time that the threads of PID 1 have taken, 0 where
+// the kernel does not tell (schedstat of proc(5), CONFIG_SCHED_INFO). It is a
+// part of Usage.CPU: what PID 1 does for carreld.
+func (c *Container) InitCPU() time.Duration {
+	files, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(c.InitPID), "task", "*", "schedstat"))
+	if err != nil {
+		return 0
+	}
+	var sum time.Duration
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		nanos, _, _ := strings.Cut(string(text), " ")
+		if n, err := strconv.ParseInt(nanos, 10, 64); err == nil {
+			sum += time.Duration(n)
+		}
+	}
+	return sum
+}

@@ -7,7 +7,8 @@
 //
 // A container is in use when its user typed a key or a client sent a byte
 // (carrelsh says so, at most every few seconds), or when it took CPU time: more
-// than 2 ms and a ten-thousandth of one CPU since the last look. A connection
+// than 2 ms and a ten-thousandth of one CPU since the last look, its init not
+// counted. A connection
 // that is merely open is no use. Open terminals are warned before a container
 // is frozen or stopped. A frozen one runs on at the next login, or when carrelsh
 // says that its user is there.

@@ -27,15 +27,16 @@ const (
 // a fifth of a short time.
 func lead(after time.Duration) time.Duration { return min(time.Minute, after/5) }
 
-// next says what to do now. Keeper.mu is held.
+// next says what to do now; nothing comes without a warning at an earlier
+// look. Keeper.mu is held.
 func (w *ward) next(now time.Time) step {
 	idle, times := now.Sub(w.used), w.c.Idle
 	switch {
-	case times.Stop > 0 && idle >= times.Stop:
+	case times.Stop > 0 && idle >= times.Stop && (w.warned || w.frozen):
 		return stop
 	case w.frozen:
-		return nothing // nobody sees a warning, until stop
-	case times.Freeze > 0 && idle >= times.Freeze:
+		return nothing // nobody sees a warning
+	case times.Freeze > 0 && idle >= times.Freeze && w.warned:
 		return freeze
 	case w.warned:
 	case times.Freeze > 0 && idle >= times.Freeze-lead(times.Freeze):

@@ -43,6 +43,7 @@ type ward struct {
 	why    string        // it is being stopped, for the event
 	told   time.Time     // when the user last heard of the limit on processes
 	cpu    time.Duration // at the last look
+	own    time.Duration // of that, init's: answers to carreld are no use
 	looked time.Time
 }
 
@@ -207,20 +208,25 @@ func (k *Keeper) sample(w *ward, now time.Time) {
 	if err != nil {
 		return // it is on its way out
 	}
+	own := w.own
+	if usage.CPU != w.cpu { // nobody else changes it
+		own = w.c.InitCPU()
+	}
 	k.mu.Lock()
-	took := usage.CPU - w.cpu
+	took := usage.CPU - w.cpu - max(own-w.own, 0)
 	if took > quiet+now.Sub(w.looked)/10_000 {
 		w.used, w.warned = now, false
 	}
-	w.cpu, w.looked = usage.CPU, now
+	news := usage.CPU != w.cpu
+	w.cpu, w.own, w.looked = usage.CPU, own, now
 	k.mu.Unlock()
-	if took > 0 {
+	if news {
 		k.limits(w)
 	}
 }
 
-// quiet is CPU time that a container takes between two looks without being
-// used: answers of its init to carreld.
+// quiet is CPU time that a container may take between two looks without being
+// used.
 const quiet = 2 * time.Millisecond
 
 // limits tells the user what a limit did since the last look.
