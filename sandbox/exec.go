@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/sandbox/spec"
 )
 
 // A running is a carrel-runtime at work.
@@ -87,8 +89,11 @@ func (r *running) wait() ([]byte, error) {
 	defer r.cancel()
 	_ = r.in.Close()
 	if err := <-r.ended; err != nil {
-		if r.ctx.Err() != nil {
+		switch {
+		case r.ctx.Err() != nil:
 			err = r.ctx.Err()
+		case r.cmd.ProcessState.ExitCode() == spec.ExitNoSpace:
+			err = unix.ENOSPC
 		}
 		return nil, fmt.Errorf("carrel-runtime %s: %w%s", r.verb, err, quoted(r.said.Bytes()))
 	}

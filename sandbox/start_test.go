@@ -145,6 +145,14 @@ func TestRuntimeSaysWhy(t *testing.T) {
 	}
 }
 
+func TestRuntimeSaysFull(t *testing.T) {
+	for script, want := range map[string]bool{"exit 73": true, "exit 1": false} {
+		if _, err := standIn(t, script).runtime(t.Context(), "create", nil, nil, nil); err == nil || errors.Is(err, unix.ENOSPC) != want {
+			t.Errorf("%s: runtime = %v; ENOSPC is %v", script, err, want)
+		}
+	}
+}
+
 // TestRuntimeGetsNothing: its environment is empty, its descriptors are the
 // ones that were handed over, and what it mounts the host never sees.
 func TestRuntimeGetsNothing(t *testing.T) {

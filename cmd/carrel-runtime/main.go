@@ -12,6 +12,7 @@ import (
 	// Runs before main and turns the process into the container's first one
 	// when libcontainer executes it again.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/sandbox/runtime"
 	"github.com/carrel-sh/carrel/sandbox/spec"
@@ -23,6 +24,9 @@ func main() {
 	}
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			os.Exit(spec.ExitNoSpace)
+		}
 		os.Exit(1)
 	}
 }

@@ -84,6 +84,10 @@ type Delete struct {
 	StateDir string `json:"stateDir"`
 }
 
+// ExitNoSpace is carrel-runtime's exit status when a file system is full; any
+// other failure is 1.
+const ExitNoSpace = 73 // EX_CANTCREAT of sysexits.h
+
 // Created is the answer to Create.
 type Created struct {
 	InitPID int `json:"initPid"` // in the host's PID namespace
