@@ -22,7 +22,7 @@ func (a *app) ps() *cobra.Command {
 use and the limit. A note says which limits this host cannot enforce. A frozen
 container may have sessions, but cannot say how many.`,
 		Example: "  carrel ps\n  carrel ps --json",
-		Args: cobra.NoArgs,
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := a.client().Containers(c.Context())
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"github.com/carrel-sh/carrel/internal/testneed"
 	"github.com/carrel-sh/carrel/session/admin"
@@ -254,6 +255,75 @@ func TestHelpTexts(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("pages (-want +got):\n%s", diff)
 	}
+}
+
+// TestExamples runs every example of the manual pages against a fake carreld:
+// each is understood. What needs more than that has tests of its own.
+func TestExamples(t *testing.T) {
+	dir := t.TempDir()
+	l, err := admin.Listen(filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = (&admin.Server{Backend: &fakeBackend{list: fakeContainers()}, PeerUID: uint32(os.Geteuid())}).Serve(ctx, l)
+	}()
+	defer func() { cancel(); <-done }()
+	ran := 0
+	for _, c := range leaves((&app{}).command()) {
+		switch c.Name() {
+		case "enter", "doctor", "import":
+			continue
+		}
+		for line := range strings.Lines(c.Example) {
+			args := splitLine(t, strings.TrimSpace(line))
+			if args[0] != "carrel" {
+				t.Errorf("%s: the example %q is not of carrel", c.CommandPath(), line)
+				continue
+			}
+			var stdout, stderr strings.Builder
+			a := app{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // top has patience
+			status := a.run(ctx, append([]string{"--run-dir", dir, "--config", dir + "/none"}, args[1:]...))
+			cancel()
+			if status == exitUsage && !strings.Contains(stderr.String(), "write --yes") {
+				t.Errorf("%q is not understood: %s", line, &stderr)
+			}
+			ran++
+		}
+	}
+	if ran < 15 {
+		t.Errorf("only %d examples", ran)
+	}
+}
+
+// leaves returns the commands that hold no others.
+func leaves(c *cobra.Command) []*cobra.Command {
+	if !c.HasSubCommands() {
+		return []*cobra.Command{c}
+	}
+	var all []*cobra.Command
+	for _, sub := range c.Commands() {
+		all = append(all, leaves(sub)...)
+	}
+	return all
+}
+
+// splitLine splits a command line at spaces outside single quotes.
+func splitLine(t *testing.T, line string) []string {
+	t.Helper()
+	var words []string
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			words = append(words, part)
+		} else {
+			words = append(words, strings.Fields(part)...)
+		}
+	}
+	return words
 }
 
 func TestSize(t *testing.T) {
