@@ -15,10 +15,10 @@ STATIC    = carreld carrel carrel-init carrel-transfer carrel-unpack
 # carrelsh asks for its session before the Go runtime has started.
 ENTRY     = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.headStart)
 BUILDDEPS = gcc libc6-dev
-TESTDEPS  = $(BUILDDEPS) at cron exim4-daemon-light git iproute2 mmdebstrap openssh-client openssh-server procps util-linux xauth zstd
+TESTDEPS  = $(BUILDDEPS) at cron exim4-daemon-light git iproute2 lintian mmdebstrap openssh-client openssh-server procps util-linux xauth zstd
 # Some packages of nodejs have npm in them.
 FIDELITYDEPS = $(shell cat test/fidelity/packages.txt) $(if $(shell command -v npm),,npm)
-VMDEPS    = e2fsprogs qemu-system-x86
+VMDEPS    = cpio e2fsprogs qemu-system-x86 rsync xz-utils
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
 SHARE     = $(DESTDIR)$(PREFIX)/share
@@ -64,7 +64,7 @@ uninstall: ## remove what install put there
 # another than the commit's.
 deb: ## carrel_VERSION_ARCH.deb in $(DEBDIR), the same bytes each time
 	@scripts/need $(BUILDDEPS) git
-	$(GO) -C tools build -o $(abspath $(BIN))/tools/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	$(GO) -C tools build -trimpath -buildvcs=false -o $(abspath $(BIN))/tools/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
 	@version=$$(packaging/deb/version '$(if $(filter-out file,$(origin VERSION)),$(VERSION))') && \
 	$(MAKE) --no-print-directory build BIN=$(BIN)/deb PREFIX=/usr RUNDIR=/run/carrel VERSION=$$version && \
 	packaging/deb/build $(BIN)/tools/nfpm $(BIN)/deb $$version $(DEBDIR)/carrel_$${version}_$$(dpkg --print-architecture).deb
@@ -87,10 +87,10 @@ test-long: ## the same with 10 GiB streams, 25,000 logins and all tests of OpenS
 	@scripts/need --root 'make test-long'
 	CARREL_LONG=1 CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 3h -v ./test/fidelity
 
-test-vm: ## Debian's kernel with cgroup v2 in a virtual machine, some minutes
+test-vm: ## the package on Debian with systemd in a virtual machine, 20 minutes
 	@scripts/need $(TESTDEPS) $(VMDEPS)
 	@scripts/need --root 'make test-vm'
-	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags vm -count=1 -timeout 20m -v ./test/vm
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags vm -count=1 -timeout 30m -v ./test/vm
 
 check: $(BIN)/tools/.built ## gofmt, vet, staticcheck, golangci-lint, import rules
 	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "gofmt wants: $$files"; exit 1; }
@@ -113,7 +113,7 @@ clean: ## remove what was built
 
 $(BIN)/tools/.built: tools/go.mod tools/go.sum
 	@scripts/need $(BUILDDEPS)
-	$(GO) -C tools build -o $(abspath $(BIN))/tools/ tool
+	$(GO) -C tools build -trimpath -buildvcs=false -o $(abspath $(BIN))/tools/ tool
 	@touch $@
 
 # make ends with status 2 whatever a recipe's status was. The demo promises the
