@@ -330,6 +330,8 @@ func (s *attached) drain(to, from int, first []byte) {
 	if writeAll(to, first) != nil {
 		return
 	}
+	// The description is this process's alone: init has closed its copy.
+	_ = unix.SetNonblock(from, true)
 	buf := make([]byte, block)
 	var after int
 	var since time.Time
@@ -341,15 +343,16 @@ func (s *attached) drain(to, from int, first []byte) {
 		if over && after > drainBytes && time.Since(since) > drainTime {
 			return
 		}
-		ready, ok := s.await(from, over)
-		if !ok {
-			return
-		}
-		if !ready {
+		n, err := unix.Read(from, buf)
+		switch {
+		case err == unix.EAGAIN:
+			if !s.await(from, over) {
+				return
+			}
 			continue
-		}
-		n, err := read(from, buf)
-		if n <= 0 || err != nil {
+		case err == unix.EINTR:
+			continue
+		case n <= 0 || err != nil:
 			return
 		}
 		if over {
@@ -361,22 +364,16 @@ func (s *attached) drain(to, from int, first []byte) {
 	}
 }
 
-// await waits until from can be read. It returns false, true when the first
-// process ended meanwhile, and false, false when nothing comes any more.
-func (s *attached) await(from int, over bool) (ready, ok bool) {
+// await waits until from can be read, or the first process has ended. It is
+// false when nothing comes any more.
+func (s *attached) await(from int, over bool) bool {
 	fds := []unix.PollFd{{Fd: int32(from), Events: unix.POLLIN}, {Fd: int32(s.wake[0])}}
 	timeout := -1
 	if over {
 		fds, timeout = fds[:1], int(grace/time.Millisecond)
 	}
 	n, err := unix.Poll(fds, timeout)
-	if err == unix.EINTR {
-		return false, true
-	}
-	if err != nil || n == 0 {
-		return false, false
-	}
-	return fds[0].Revents != 0, true
+	return err == unix.EINTR || err == nil && n > 0
 }
 
 // vanish leaves the session, for there is nobody to relay for. Init sees the
