@@ -25,7 +25,7 @@ const (
 	libssh   = "libssh"
 	npmSSH2  = "npm ssh2"
 	dropbear = "dbclient"
-	putty    = "plink"
+	putty    = "plink, psftp"
 )
 
 var clientRows = []row{

@@ -126,7 +126,11 @@ func (f *fixture) regress(t *testing.T, names []string) map[string]string {
 				verdict, detail = f.regressOne(t, f.ruled["regress"], name, 4000+i)
 			}
 			line := name + ": " + verdict
-			if verdict != "ok" { // what does the oracle say?
+			switch verdict {
+			case "ok":
+			case "skipped":
+				line += ": " + detail
+			default: // what does the oracle say?
 				plain, _ := f.regressOne(t, f.doors[0].oracle, name, 4000+i)
 				line += "; a plain account: " + plain
 			}
@@ -142,6 +146,9 @@ func (f *fixture) regress(t *testing.T, names []string) map[string]string {
 	wg.Wait()
 	return lines
 }
+
+// skipped is how a test says that it cannot run, and why.
+var skipped = regexp.MustCompile(`(?m)^(?:SKIPPED|skipped):? \(?(.*?)\)?$`)
 
 // regressOne runs one of the tests, as the user and on the host, in a fresh
 // copy.
@@ -174,8 +181,8 @@ func (f *fixture) regressOne(t *testing.T, a host.Account, name string, port int
 	detail = strings.Join(lines[max(0, len(lines)-4):], " / ")
 	var exit *exec.ExitError
 	switch {
-	case strings.Contains(string(out), "SKIPPED") || strings.Contains(strings.ToLower(detail), "skipped"):
-		return "skipped", detail
+	case skipped.Match(out):
+		return "skipped", string(skipped.FindSubmatch(out)[1])
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // something in the background holds the output
 		return "ok", ""
 	case errors.As(err, &exit) && ctx.Err() == nil:
