@@ -240,7 +240,8 @@ func (k *Keeper) limits(w *ward) {
 
 // explain makes events and sentences of what the limits did.
 func (k *Keeper) explain(w *ward, news cgroup.Events) {
-	kind, text := events.OOM, ""
+	kind := events.OOM
+	var text string
 	switch {
 	case news.OOMKills > 0:
 		text = oomSentence(w.c.Limits.MemoryBytes)
