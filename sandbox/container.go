@@ -48,6 +48,7 @@ type record struct {
 	HomePath   string              `json:"homePath"`
 	HomeIsOwn  bool                `json:"homeIsOwn"`
 	Idle       IdleTimes           `json:"idle,omitzero"`
+	NoHome     bool                `json:"noHome,omitempty"` // it did not answer
 }
 
 const recordVersion = 1

@@ -64,6 +64,8 @@ type Manager struct {
 	// images need an sftp-server and scp of their own.
 	transfer string
 
+	probes probes
+
 	mu       sync.Mutex
 	running  map[uint32]*Container
 	starting map[uint32][]string // layers of containers that are being started

@@ -42,6 +42,7 @@ type build struct {
 	uids     []idmap.Map
 	gids     []idmap.Map
 	home     string
+	noHome   bool // it does not answer
 	group    *cgroup.Group
 	lacking  []cgroup.Unenforced
 	listener *os.File
@@ -63,6 +64,10 @@ func (b *build) close() {
 // start makes the container. On an error everything is taken back.
 func (m *Manager) start(ctx context.Context, s Spec) (*Container, error) {
 	b := &build{m: m, s: s, dir: m.containerDir(s.User.UID)}
+	if b.noHome = !m.homeAnswers(ctx, &s); b.noHome {
+		m.log.Error("home does not answer; the container has none", "user", s.User.Name, "path", s.HomePath)
+		b.s.Home = HomeNone // which makes it outdated: the next login tries again
+	}
 	defer b.close()
 	c, err := b.run(ctx)
 	if err != nil {
@@ -92,7 +97,7 @@ func (b *build) run(ctx context.Context) (*Container, error) {
 		InitPID: created.InitPID, BootID: bootID(), Started: time.Now(),
 		Image: b.s.Image, ImageID: b.s.ImageID, Layers: b.s.Layers, Digest: b.s.digest(),
 		RangeFirst: b.ids.First, GIDMap: b.gids, Limits: b.s.Limits, Unenforced: b.lacking,
-		HomePath: b.s.HomePath, Idle: b.s.Idle,
+		HomePath: b.s.HomePath, Idle: b.s.Idle, NoHome: b.noHome,
 	}}
 	if c.InitStart, err = processStart(created.InitPID); err != nil {
 		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())

@@ -1,4 +1,4 @@
-// Carrel-runtime creates or deletes one container and exits. carreld starts
+// Carrel-runtime creates or deletes one container, or looks whether a home answers, and exits. carreld starts
 // it with an environment built from nothing, in a mount namespace of its own;
 // nobody else has a use for it. It is the only binary that links libcontainer.
 package main
@@ -35,7 +35,7 @@ func main() {
 // order does, carreld has given it up.
 func run(args []string) error {
 	if len(args) != 1 {
-		return errors.New("usage: carrel-runtime create|delete (started by carreld)")
+		return errors.New("usage: carrel-runtime create|delete|probe (started by carreld)")
 	}
 	in := json.NewDecoder(os.Stdin)
 	in.DisallowUnknownFields()
@@ -58,6 +58,12 @@ func run(args []string) error {
 			return err
 		}
 		return runtime.Delete(&order)
+	case "probe":
+		var order spec.Probe
+		if err := in.Decode(&order); err != nil {
+			return err
+		}
+		return runtime.Probe(&order)
 	}
 	return fmt.Errorf("unknown order %q", args[0])
 }

@@ -84,6 +84,11 @@ type Delete struct {
 	StateDir string `json:"stateDir"`
 }
 
+// A Probe asks whether a directory answers; it may not.
+type Probe struct {
+	Path string `json:"path"`
+}
+
 // ExitNoSpace is carrel-runtime's exit status when a file system is full; any
 // other failure is 1.
 const ExitNoSpace = 73 // EX_CANTCREAT of sysexits.h

@@ -92,6 +92,7 @@ type sandboxes interface {
 type container interface {
 	Acquire() error // and Release, around the start of a session
 	Release()
+	HomeMissing() bool
 	Dial(ctx context.Context) (*net.UnixConn, error)
 	Done() <-chan struct{}
 	Outdated(s *sandbox.Spec) bool

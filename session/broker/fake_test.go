@@ -282,6 +282,7 @@ type box struct {
 	// acquired counts the logins under way; unfit is what Acquire returns.
 	acquired int
 	unfit    error
+	homeless bool
 }
 
 func newBox(t *testing.T, s sandbox.Spec) *box {
@@ -318,6 +319,12 @@ func (c *box) Acquire() error {
 	defer c.mu.Unlock()
 	c.acquired++
 	return c.unfit
+}
+
+func (c *box) HomeMissing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.homeless
 }
 
 func (c *box) Release() { c.set(func(c *box) { c.acquired-- }) }

@@ -60,6 +60,11 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 		if f != nil {
 			return f
 		}
+		if c.HomeMissing() && !request.Streams.Tty {
+			// A person at a terminal is told, and can look what is the matter. A
+			// command that takes another directory for its home does harm.
+			return fail(session.HomeUnusable, "it does not answer", errors.New("home does not answer"))
+		}
 		if err := c.Acquire(); err != nil {
 			return unfit(err)
 		}

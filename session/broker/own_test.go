@@ -69,6 +69,9 @@ func TestObserver(t *testing.T) {
 	if !strings.Contains(g.reply.Detail, "suspended") || !o.has(fmt.Sprintf("refused %d: %s", self(), g.reply.Detail)) {
 		t.Errorf("%+v; told %q of a refusal", g.reply, o.list)
 	}
+	r.boxes.box(alice).set(func(c *box) { c.unfit, c.homeless = nil, true })
+	wantFailure(t, "a command without a home", r.login(self()), session.HomeUnusable)
+	wantSession(t, "a terminal without a home", r.request(self(), q), q.Streams)
 	r.idle()
 	if c := r.boxes.box(alice); c.acquired != 1 { // the refused one, which the fake counts
 		t.Errorf("%d logins hold the container", c.acquired)

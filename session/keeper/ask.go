@@ -140,6 +140,10 @@ func how(x session.Exit) string {
 	return "status " + strconv.Itoa(int(x.Status))
 }
 
+// homeSentence is for whoever logs in to a container without a home.
+const homeSentence = "your home directory does not answer, so this session is without it; " +
+	"please log out and try again later, or tell the administrator"
+
 func oomSentence(limit int64) string {
 	return "your processes were stopped: memory limit " + Amount(limit) + " reached"
 }

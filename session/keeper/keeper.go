@@ -79,6 +79,9 @@ func (k *Keeper) ward(c *sandbox.Container, adopted bool) *ward {
 	if !adopted {
 		k.Events.Add(events.Event{Time: c.Started, Kind: events.Start, User: c.User, UID: c.UID, Detail: "image " + c.Image})
 	}
+	if !adopted && c.HomeMissing() {
+		k.Events.Add(events.Event{Time: c.Started, Kind: events.Home, User: c.User, UID: c.UID, Detail: "it did not answer; the container has none"})
+	}
 	go k.attend(w)
 	return w
 }
@@ -114,6 +117,9 @@ func (k *Keeper) LoggedIn(uid uint32, id session.ID, terminal bool) {
 		detail = "on a terminal"
 	}
 	k.Events.Add(events.Event{Kind: events.Login, User: c.User, UID: uid, Session: id, Detail: detail})
+	if terminal && c.HomeMissing() {
+		go func() { _, _ = Tell(context.Background(), c, homeSentence) }()
+	}
 	if tell {
 		go k.tellPending(w)
 	}
