@@ -183,6 +183,12 @@ func checkAcceptEnv(f *Facts, say func(problem)) {
 	})
 }
 
+func checkStale(f *Facts, say func(problem)) {
+	if f.SSHD.Stale != "" {
+		say(problem{evidence: f.SSHD.Stale + " is younger than " + pidPath, remedy: []string{"kill -HUP $(cat " + pidPath + ")   # or: systemctl reload ssh"}})
+	}
+}
+
 func checkSystemRC(f *Facts, say func(problem)) {
 	if !f.SSHD.RC {
 		return
@@ -202,8 +208,10 @@ func checkKeys(f *Facts, say func(problem)) {
 		"Match User USERS\n\tAuthorizedKeysFile /etc/ssh/authorized_keys/%u",
 	}
 	f.perProbe("authorizedkeysfile", say, remedy, func(a *Account, p *Probe) (bool, Severity) {
-		inHome := slices.ContainsFunc(KeyFiles(p.Effective, a.Name, a.Dir, a.UID), func(file string) bool { return below(file, a.Dir) })
-		return a.WritesDir && p.Value("pubkeyauthentication") != "no" && inHome, 0
+		inside := slices.ContainsFunc(KeyFiles(p.Effective, a.Name, a.Dir, a.UID), func(file string) bool {
+			return a.WritesDir && below(file, a.Dir) || below(file, f.StateDir)
+		})
+		return p.Value("pubkeyauthentication") != "no" && inside, 0
 	})
 }
 

@@ -87,6 +87,11 @@ var bad = []struct {
 	}},
 	{"sshd-accept-env", Warning, set("acceptenv *")},
 	{"sshd-accept-env", Critical, func(f *Facts, a *Account) { set("acceptenv ?D_PRELOAD")(f, a); f.SSHD.RC = true }},
+	{"sshd-stale", Warning, func(f *Facts, _ *Account) { f.SSHD.Stale = "/etc/ssh/sshd_config" }},
+	{"sshd-keys", Warning, func(f *Facts, a *Account) {
+		f.StateDir = "/var/lib/carrel"
+		set("authorizedkeysfile /var/lib/carrel/homes/%U/.ssh/authorized_keys")(f, a)
+	}},
 	{"sshd-rc", Warning, func(f *Facts, _ *Account) { f.SSHD.RC = true }},
 	{"sshd-keys", Warning, writesDir},
 	{"sshd-key-command", Warning, func(_ *Facts, a *Account) { a.Keys = []Place{{"/home/alice/.ssh/authorized_keys", 3, "command=…"}} }},

@@ -12,6 +12,7 @@ import (
 // Facts are what the checks go by.
 type Facts struct {
 	Carrelsh string   // the path that remedies name
+	StateDir string   // carreld's; the private homes are in it
 	Shells   []string // all paths of carrelsh: the configuration's login shells
 	Accounts []Account
 
@@ -45,6 +46,9 @@ type SSHD struct {
 	Present bool
 	Lines   []sshd.Line
 	RC      bool // /etc/ssh/sshrc exists
+	// Stale names what was changed since the running sshd read it; "" when
+	// nothing was, or none runs.
+	Stale string
 }
 
 // An Account is a user of Carrel.

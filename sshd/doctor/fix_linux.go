@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/carrel-sh/carrel/sshd"
 )
@@ -43,6 +43,8 @@ func (g *Gatherer) Fix(ctx context.Context, f *Facts, findings []Finding) []Acti
 			x.unlist()
 		case "set-id", "file-mode", "state-mode":
 			x.modes(finding.ID)
+		case "sshd-stale":
+			x.reload(ctx)
 		case "tiocsti":
 			x.sysctl(tiocsti, "0")
 		default:
@@ -317,6 +319,15 @@ func (x *fixer) reload(ctx context.Context) {
 	if x.Root != "" {
 		return
 	}
+	pid, before, ok := x.running()
+	// It has read its configuration when it has written its id again.
+	defer func() {
+		for end := time.Now().Add(3 * time.Second); ok && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			if _, since, again := x.running(); again && since.After(before) {
+				return
+			}
+		}
+	}()
 	if x.systemd() {
 		for _, unit := range []string{"ssh.service", "sshd.service"} {
 			if _, err := x.Run(ctx, "systemctl", "--quiet", "is-active", unit); err == nil {
@@ -325,16 +336,7 @@ func (x *fixer) reload(ctx context.Context) {
 			}
 		}
 	}
-	pid, err := readBounded(os.Open("/run/sshd.pid"))
-	if err != nil {
-		return // it does not run, or is started for each connection
+	if ok {
+		x.note(syscall.Kill(pid, syscall.SIGHUP), "sent SIGHUP to sshd, pid %d", pid)
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(pid))
-	if err != nil {
-		return
-	}
-	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", n)); err != nil || strings.TrimSuffix(exe, " (deleted)") != sshdProgram {
-		return
-	}
-	x.note(syscall.Kill(n, syscall.SIGHUP), "sent SIGHUP to sshd, pid %d", n)
 }

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,7 +74,7 @@ func (g *Gatherer) Gather(ctx context.Context) (*Facts, error) {
 	if g.Cgroup == nil {
 		g.Cgroup = cgroup.Detect
 	}
-	f := &Facts{Carrelsh: g.Carrelsh, Shells: g.Config.LoginShells}
+	f := &Facts{Carrelsh: g.Carrelsh, StateDir: g.StateDir, Shells: g.Config.LoginShells}
 	if g.ConfigError != nil {
 		f.Config = strings.Split(g.ConfigError.Error(), "\n")
 	}
@@ -168,6 +169,41 @@ func (g *Gatherer) server(f *Facts) {
 	if f.SSHD.Lines, err = sshd.ReadConfig(g.Root); err != nil {
 		f.Unchecked = append(f.Unchecked, err.Error())
 	}
+	f.SSHD.Stale = g.stale(f.SSHD.Lines)
+}
+
+// running returns the id of the sshd that listens, and when it last read its
+// configuration: it writes the file of its id each time, after a SIGHUP too.
+func (g *Gatherer) running() (pid int, since time.Time, ok bool) {
+	text, err := readBounded(os.Open(g.at(pidPath)))
+	if err != nil {
+		return 0, since, false // it does not run, or is started for each connection
+	}
+	info, err := os.Stat(g.at(pidPath))
+	if err != nil {
+		return 0, since, false
+	}
+	if pid, err = strconv.Atoi(strings.TrimSpace(text)); err != nil {
+		return 0, since, false
+	}
+	exe, err := os.Readlink(g.at(fmt.Sprintf("/proc/%d/exe", pid)))
+	return pid, info.ModTime(), err == nil && isServer(strings.TrimSuffix(exe, " (deleted)"))
+}
+
+const pidPath = "/run/sshd.pid"
+
+// stale returns a file of the configuration that the running sshd has not read.
+func (g *Gatherer) stale(lines []sshd.Line) string {
+	_, since, ok := g.running()
+	if !ok {
+		return ""
+	}
+	for _, line := range lines {
+		if info, err := os.Stat(g.at(line.File)); err == nil && info.ModTime().After(since) {
+			return line.File
+		}
+	}
+	return ""
 }
 
 const sshdProgram = "/usr/sbin/sshd"

@@ -14,6 +14,7 @@ func Kinds() []Kind {
 		{"sshd-user-rc", Critical, "sshd starts a shell of the host for the user's ~/.ssh/rc", true, checkUserRC},
 		{"sshd-user-environment", Critical, "~/.ssh/environment and keys set LD_PRELOAD and the like for what sshd starts on the host", true, checkUserEnvironment},
 		{"sshd-accept-env", Critical, "The client sets LD_PRELOAD and the like for what sshd starts on the host", true, checkAcceptEnv},
+		{"sshd-stale", Warning, "The running sshd has not read its configuration since it was changed: what is said of sshd here is not what it does", true, checkStale},
 		{"sshd-rc", Warning, "sshd runs /etc/ssh/sshrc at each login on the host, as the user", false, checkSystemRC},
 		{"sshd-keys", Warning, "sshd reads the keys from a directory that the container writes: whatever runs there may open the door to others", false, checkKeys},
 		{"sshd-key-command", Warning, "ForceCommand overrides command= of a key: a key that was restricted opens a whole session", false, checkKeyCommand},

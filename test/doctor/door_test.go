@@ -128,12 +128,20 @@ func (*machine) await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// reloaded waits until sshd has read its configuration after a SIGHUP: it
-// executes itself again, and answers no more for a moment.
-func (m *machine) reloaded(t *testing.T) {
+// reload runs f, which sends sshd a SIGHUP, and waits until sshd has read its
+// configuration: it executes itself again and writes its id anew.
+func (m *machine) reload(t *testing.T, f func()) {
 	t.Helper()
-	time.Sleep(300 * time.Millisecond)
-	m.await(t, "sshd", answers)
+	written := func() time.Time {
+		info, err := os.Stat("/run/sshd.pid")
+		if err != nil {
+			return time.Time{} // for a moment there is none
+		}
+		return info.ModTime()
+	}
+	before := written()
+	f()
+	m.await(t, "sshd", func() bool { return written().After(before) && answers() })
 }
 
 var sshOptions = []string{

@@ -23,11 +23,11 @@ import (
 // that the findings are gone.
 func (m *machine) fixed(t *testing.T, a host.Account, ids ...string) {
 	t.Helper()
-	r := m.doctor(t, []host.Account{a}, "--fix")
+	var r report
+	m.reload(t, func() { r = m.doctor(t, []host.Account{a}, "--fix") })
 	for _, id := range ids {
 		r.wantNone(t, id, a)
 	}
-	m.reloaded(t)
 }
 
 // serveText serves a text to whoever connects, until the test ends.
@@ -155,6 +155,37 @@ func TestException(t *testing.T) {
 	}
 	shell(t, "rm /etc/ssh/sshd_config.d/10-office.conf")
 	m.doctor(t, nil).wantNone(t, "sshd-tcp-forwarding", m.alice)
+}
+
+// TestStale: lines that a person wrote, and forgot to have read, are not what
+// sshd does.
+func TestStale(t *testing.T) {
+	m := setup(t)
+	m.serve(t, "")
+	m.doctor(t, nil).wantNone(t, "sshd-stale", host.Account{})
+	left := func() bool {
+		cookie := m.alice.Home + "/.Xauthority"
+		os.Remove(cookie)
+		host.Run(m.ssh(m.alice, "true", "-Y"))
+		_, err := os.Stat(cookie)
+		return err == nil
+	}
+	time.Sleep(20 * time.Millisecond) // more than a tick of the file system's clock
+	m.doctor(t, nil).want(t, "sshd-x11", "critical", m.alice).apply(t)
+	r := m.doctor(t, nil)
+	r.wantNone(t, "sshd-x11", m.alice)
+	if !left() {
+		t.Error("sshd has read its configuration: is the finding true?")
+	}
+	stale := r.want(t, "sshd-stale", "warning", host.Account{})
+	m.reload(t, func() { stale.apply(t) })
+	m.doctor(t, nil).wantNone(t, "sshd-stale", host.Account{})
+	if left() {
+		t.Error("sshd still forwards X11")
+	}
+	shell(t, "touch /etc/ssh/sshd_config")
+	m.doctor(t, nil).want(t, "sshd-stale", "warning", host.Account{})
+	m.doctor(t, nil, "--fix").wantNone(t, "sshd-stale", host.Account{})
 }
 
 // TestTunnel has sshd open a tunnel device of the host's that the user owns.
@@ -435,8 +466,7 @@ func TestKeyCommand(t *testing.T) {
 		t.Errorf("evidence %q", f.Evidence)
 	}
 	f.apply(t)
-	shell(t, "kill -HUP $(cat /run/sshd.pid)")
-	m.reloaded(t)
+	m.reload(t, func() { shell(t, "kill -HUP $(cat /run/sshd.pid)") })
 	m.doctor(t, nil).wantNone(t, "sshd-key-command", m.bob)
 	if whole() {
 		t.Error("the key is still not restricted")

@@ -120,8 +120,8 @@ func mountMachine() (scratch string, err error) {
 	}
 	for _, dir := range []string{"/etc", "/var/spool", "/var/lib/systemd", "/var/lib/exim4", "/var/log", "/var/mail"} {
 		copied := filepath.Join(scratch, strings.ReplaceAll(dir, "/", "_"))
-		if out, err := exec.Command("cp", "-a", dir, copied).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("copy %s: %w: %s", dir, err, out)
+		if err := copyTree(dir, copied); err != nil {
+			return "", err
 		}
 		if err := unix.Mount(copied, dir, "", unix.MS_BIND, ""); err != nil {
 			return "", &os.PathError{Op: "mount", Path: dir, Err: err}
@@ -156,6 +156,26 @@ func forget() error {
 		}
 	}
 	return os.WriteFile(passwd, []byte(strings.Join(kept, "")), 0o644)
+}
+
+// copyTree copies a directory that others may change meanwhile: their useradd
+// makes lock files and removes them.
+func copyTree(from, to string) error {
+	var out []byte
+	for range 20 {
+		var err error
+		if out, err = exec.Command("cp", "-a", from, to).CombinedOutput(); err == nil {
+			locks, err := filepath.Glob(to + "/*.lock")
+			for _, lock := range locks {
+				err = errors.Join(err, os.Remove(lock))
+			}
+			return err
+		}
+		if err := os.RemoveAll(to); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("copy %s: %s", from, out)
 }
 
 // ownIDs makes useradd(8) choose uids that no other account of the real
