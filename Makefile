@@ -82,10 +82,10 @@ test-fidelity: ## of these, a session beside a plain shell account's
 	@scripts/need --root 'make test-fidelity'
 	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 14m ./test/fidelity
 
-test-long: ## the same with 10 GiB streams, 25,000 logins and all tests of OpenSSH
+test-long: ## 10 GiB streams, 25,000 logins, OpenSSH's own tests, five minutes of kills
 	@scripts/need $(TESTDEPS) $(FIDELITYDEPS)
 	@scripts/need --root 'make test-long'
-	CARREL_LONG=1 CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 3h -v ./test/fidelity
+	CARREL_LONG=1 CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 3h -v -p 1 ./test/fidelity ./test/survive
 
 test-vm: ## the package on Debian with systemd in a virtual machine, 20 minutes
 	@scripts/need $(TESTDEPS) $(VMDEPS)
