@@ -41,6 +41,7 @@ var layers = []struct{ in, may, why string }{
 	{"session/attach", "session session/attach/...", "carrelsh links it and starts in a millisecond"},
 	{"session/spawn", "session session/spawn/... sandbox/cgroup/leaf", "it runs as PID 1 among the user's processes"},
 	{"session/events", "session", "what happened is told and read by many, and asks nobody"},
+	{"session/ask", "session", "it is linked into what runs as the user, inside"},
 	{"session/admin", "session session/events", "carrel links it, and it knows of no container but as JSON"},
 	{"session/keeper", "sandbox sandbox/cgroup session session/events", "it looks after the containers that run, and admits nobody"},
 	{"session/broker", "accounts config imagestore policy sandbox session session/broker/...", "it joins the parts; nothing but carreld is above it"},

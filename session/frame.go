@@ -43,6 +43,8 @@ const (
 	KindAwake                     // carrelsh to carreld: the user is there; no answer
 	KindHeadStart                 // carrelsh to carreld: a request not looked at
 	KindLate                      // the answer where a Request is wanted instead
+	KindAsk                       // carrel-init to carreld, on the connection of a Watch: a user asks from inside
+	KindAnswer                    // carreld to carrel-init
 )
 
 // ErrFrame says that a frame is not one of ours: of another version or kind,

@@ -142,3 +142,65 @@ func DecodeEnded(frame []byte) (*Ended, error) {
 // after a silence: their container may have been frozen meanwhile. Nobody
 // answers it.
 func Awake() []byte { return newEncoder(KindAwake, 0).b }
+
+// OwnSocket is where a program in the container asks about the container: it
+// sends a command, such as "carrel status", and gets a byte, the exit status,
+// and a text.
+const OwnSocket = "/run/.carrel/own.sock"
+
+// MaxOwn is the longest such command, and MaxOwnText the longest answer.
+const (
+	MaxOwn     = 64
+	MaxOwnText = 4 << 10
+)
+
+// An Ask passes on such a command. Who asks is not in it: it comes out of the
+// container that it is about.
+type Ask struct {
+	Serial uint32 // init's, for the Answer
+	Text   string
+}
+
+// Encode returns the frame.
+func (a Ask) Encode() []byte {
+	e := newEncoder(KindAsk, 16+len(a.Text))
+	e.u32(a.Serial)
+	e.str(a.Text)
+	return e.b
+}
+
+// DecodeAsk takes an Ask.
+func DecodeAsk(frame []byte) (Ask, error) {
+	d := newDecoder(frame, KindAsk)
+	a := Ask{Serial: d.u32(), Text: d.str()}
+	if len(a.Text) > MaxOwn {
+		d.bad = true
+	}
+	return a, d.end()
+}
+
+// An Answer is what the asker gets.
+type Answer struct {
+	Serial uint32
+	Status uint8
+	Text   string
+}
+
+// Encode returns the frame.
+func (a Answer) Encode() []byte {
+	e := newEncoder(KindAnswer, 16+len(a.Text))
+	e.u32(a.Serial)
+	e.u8(a.Status)
+	e.str(a.Text[:min(len(a.Text), MaxOwnText)])
+	return e.b
+}
+
+// DecodeAnswer takes an Answer.
+func DecodeAnswer(frame []byte) (Answer, error) {
+	d := newDecoder(frame, KindAnswer)
+	a := Answer{Serial: d.u32(), Status: d.u8(), Text: d.str()}
+	if len(a.Text) > MaxOwnText {
+		d.bad = true
+	}
+	return a, d.end()
+}

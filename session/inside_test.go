@@ -26,6 +26,12 @@ func TestInsideFramesRoundTrip(t *testing.T) {
 	if got, err := DecodeTold(Told{3}.Encode()); err != nil || got.Terminals != 3 {
 		t.Errorf("DecodeTold = %+v, %v", got, err)
 	}
+	if got, err := DecodeAsk(Ask{7, "carrel status"}.Encode()); err != nil || got != (Ask{7, "carrel status"}) {
+		t.Errorf("DecodeAsk = %+v, %v", got, err)
+	}
+	if got, err := DecodeAnswer(Answer{7, 3, "a\n"}.Encode()); err != nil || got != (Answer{7, 3, "a\n"}) {
+		t.Errorf("DecodeAnswer = %+v, %v", got, err)
+	}
 	for kind, frame := range map[Kind][]byte{KindSessions: Sessions(), KindWatch: Watch(), KindAwake: Awake()} {
 		if KindOf(frame) != kind || len(frame) != 2 {
 			t.Errorf("frame %x is of kind %d; want %d", frame, KindOf(frame), kind)
@@ -50,6 +56,7 @@ func TestInsideFramesAreBounded(t *testing.T) {
 		"4 billion sessions": second(DecodeListing([]byte{Version, byte(KindListing), 0xff, 0xff, 0xff, 0xff})),
 		"4 billion ends":     second(DecodeEnded([]byte{Version, byte(KindEnded), 0xff, 0xff, 0xff, 0xff})),
 		"a signal of 65":     second(DecodeEnded((&Ended{[]End{{Exit: Exit{Signal: 65}}}}).Encode())),
+		"a long question":    second(DecodeAsk(Ask{1, strings.Repeat("x", MaxOwn+1)}.Encode())),
 		"a byte left over":   second(DecodeTold(append(Told{}.Encode(), 0))),
 	} {
 		if err == nil {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -42,6 +43,30 @@ func TestOwnCommands(t *testing.T) {
 	if r := f.In(f.alice, "carrel status; echo ran", nil); !strings.Contains(r.Stdout, "ran") {
 		t.Errorf("a command line that begins like one of ours: %v", r)
 	}
+	// From inside: by the program that every container has, and by carrel(1) of
+	// the image host.
+	binary, err := os.Open(f.Path("carrel"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer binary.Close()
+	if r := f.In(f.alice, "cat >~/carrel && chmod +x ~/carrel", binary); r.Code != 0 {
+		t.Fatal(r)
+	}
+	for _, program := range []string{"/run/.carrel/bin/carrel", "~/carrel"} {
+		r := f.In(f.alice, program+" status; echo st=$?", nil)
+		if !strings.HasSuffix(r.Stdout, "st=0\n") || r.Stderr != "" {
+			t.Errorf("%s status inside: %v", program, r)
+		}
+		wantLine(t, program, r.Stdout, `state +running, since .*`)
+		wantLine(t, program, f.in(t, f.alice, program+" sessions"), `2\S+ \S+ +`+pts+` +\d+`)
+		if r := f.In(f.alice, program+" reset", nil); r.Code != 1 || !strings.Contains(r.Stdout, "carrel reset --yes") {
+			t.Errorf("%s reset inside: %v", program, r)
+		}
+	}
+	if r := f.In(f.alice, "/run/.carrel/bin/carrel explode", nil); r.Code != 64 || !strings.HasPrefix(r.Stdout, "usage: ") {
+		t.Errorf("an unknown command inside: %v", r)
+	}
 	// A shell that nothing gets past, and a way out.
 	f.in(t, f.alice, "echo 'exit 3' >/tmp/x; mkdir -p /tmp/keep; echo home >~/own")
 	here := f.in(t, f.alice, place)
@@ -72,5 +97,8 @@ func TestOwnCommands(t *testing.T) {
 	f.reconfigure(t, f.rule("self_service = []"))
 	if r := f.In(f.alice, "carrel status", nil); strings.Contains(r.Stdout, "state ") {
 		t.Errorf("carrel status against policy: %v", r)
+	}
+	if r := f.In(f.alice, "/run/.carrel/bin/carrel status", nil); r.Code != 77 || !strings.Contains(r.Stdout, "does not allow") {
+		t.Errorf("carrel status against policy, from inside: %v", r)
 	}
 }

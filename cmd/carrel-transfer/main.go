@@ -9,15 +9,18 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/cmd/carrel-transfer/internal/scp"
 	"github.com/carrel-sh/carrel/cmd/carrel-transfer/internal/sftpd"
+	"github.com/carrel-sh/carrel/session/ask"
 )
 
 const usage = `usage: sftp-server [options]
        scp -t|-f [-dpqrv] [--] path ...
+       carrel status|sessions|reset [--yes]
 
 carrel-transfer is the remote end of sftp and scp, and runs under those names.
 See carrel-transfer(8).
@@ -33,9 +36,22 @@ func main() {
 	switch name {
 	case "sftp-server":
 		os.Exit(sftpd.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	case "carrel":
+		os.Exit(own(os.Args[1:]))
 	case "scp":
 		os.Exit(scp.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	fmt.Fprint(os.Stderr, usage)
 	os.Exit(64) // EX_USAGE, as carrelsh(1)
+}
+
+// own asks about the container, as carrel(1) of the image "host" does.
+func own(args []string) int {
+	text, status, err := ask.Own(strings.Join(append([]string{"carrel"}, args...), " "))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "carrel:", err)
+		return 69 // EX_UNAVAILABLE
+	}
+	fmt.Print(text)
+	return status
 }

@@ -146,12 +146,35 @@ func (a *app) reset() *cobra.Command {
 		Long: `Stop the containers of users and discard what they changed outside their homes.
 The next login starts from the image as it is. Homes, ids and policy stay.
 
-It cannot be undone: it asks on a terminal, and wants --yes elsewhere.`,
+It cannot be undone: it asks on a terminal, and wants --yes elsewhere.
+
+Users may reset their own container, from inside or over their own login: "carrel
+reset" says what that means, and "carrel reset --yes" does it.`,
 		Example: "  carrel reset alice\n  carrel reset --yes --group students",
 	}, admin.OpReset, "reset", func(r *admin.Request, whom string) error {
 		return a.confirm(yes, r.Op, whom, "discard what %s changed outside the home")
 	})
 	yesFlag(c, &yes)
+	// Without a choice of users, who must be root, it is the user's own.
+	args, run := c.Args, c.RunE
+	mine := func(c *cobra.Command, words []string) bool {
+		return len(words) == 0 && os.Geteuid() != 0 && !c.Flags().Changed("all") && !c.Flags().Changed("group")
+	}
+	c.Args = func(c *cobra.Command, words []string) error {
+		if mine(c, words) {
+			return nil
+		}
+		return args(c, words)
+	}
+	c.RunE = func(c *cobra.Command, words []string) error {
+		if !mine(c, words) {
+			return run(c, words)
+		}
+		if yes {
+			return a.askOwn("carrel reset --yes")
+		}
+		return a.askOwn("carrel reset")
+	}
 	return c
 }
 

@@ -250,7 +250,7 @@ func TestHelpTexts(t *testing.T) {
 	want := []string{
 		"carrel-config-check.1", "carrel-config.1", "carrel-doctor.1", "carrel-enter.1", "carrel-events.1", "carrel-freeze.1", "carrel-image-import.1", "carrel-image-ls.1", "carrel-image-rm.1",
 		"carrel-image.1", "carrel-inspect.1", "carrel-kill.1", "carrel-logs.1", "carrel-maintenance-off.1", "carrel-maintenance-on.1",
-		"carrel-maintenance-status.1", "carrel-maintenance.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-reset.1", "carrel-rm.1", "carrel-stop.1", "carrel-thaw.1", "carrel-top.1", "carrel-version.1", "carrel-wall.1", "carrel.1",
+		"carrel-maintenance-status.1", "carrel-maintenance.1", "carrel-policy-explain.1", "carrel-policy.1", "carrel-ps.1", "carrel-reset.1", "carrel-rm.1", "carrel-sessions.1", "carrel-status.1", "carrel-stop.1", "carrel-thaw.1", "carrel-top.1", "carrel-version.1", "carrel-wall.1", "carrel.1",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("pages (-want +got):\n%s", diff)

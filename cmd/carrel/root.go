@@ -118,6 +118,7 @@ func (a *app) command() *cobra.Command {
 	flags.StringVar(&a.libexecDir, "libexec-dir", "", "`directory` of Carrel's helpers (default: ../libexec/carrel, seen from carrel)")
 	root.AddCommand(a.ps(), a.top(), a.inspect(), a.logs(), a.events(), a.enter(), a.stop(), a.kill(), a.freeze(), a.thaw(),
 		a.reset(), a.remove(), a.wall(), a.maintenance(), a.images(), a.configuration(), a.policy(), a.doctor(), a.version(), a.docs())
+	root.AddCommand(a.own()...)
 	return root
 }
 

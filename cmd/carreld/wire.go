@@ -178,7 +178,7 @@ func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logg
 	}
 	back := &backend{
 		broker: b, boxes: boxes, events: happened, closure: filepath.Join(o.stateDir, "maintenance.json"),
-		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, Stop: b.Stop, Events: happened, Logger: log},
+		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, Stop: b.Stop, Events: happened, Own: b.Ask, Logger: log},
 	}
 	b.Observer, b.Own = back.keeper, back.own
 	if err := back.reopen(); err != nil {

@@ -22,6 +22,12 @@
 // nothing in the container does. It is compared, never taken apart, and what it
 // is about is the container of the uid that the kernel names.
 //
+// The same commands can come from inside: a program gives its words to
+// carrel-init's socket, which passes them on by the connection on which it tells
+// of ends (session.Watch). Carreld made that connection, through a directory of
+// root's, so the kernel says whose container it leads to; nothing that was sent
+// does.
+//
 // # What an attacker controls
 //
 // The caller controls the request and its timing; the uid is the kernel's

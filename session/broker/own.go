@@ -43,6 +43,26 @@ func ownCommand(r *session.Request, d policy.Decision) (OwnCommand, bool) {
 	return c, ok && slices.Contains(d.SelfService, c.Name)
 }
 
+// Ask answers a command that comes from inside the container of uid, as for a
+// login of that user.
+func (b *Broker) Ask(ctx context.Context, uid uint32, command string) (text string, status int) {
+	c, ok := ownCommands[command]
+	if !ok || b.Own == nil {
+		return "usage: carrel status|sessions|reset [--yes]\n", session.Usage.Status()
+	}
+	account, err := b.Accounts.Lookup(ctx, uid)
+	if err != nil {
+		b.Logger.Error("own command", "uid", uid, "err", err)
+		return "carrel: " + session.UnknownAccount.Sentence("") + "\n", session.UnknownAccount.Status()
+	}
+	decision, err := b.Policy().Decide(policyRequest(account))
+	if err != nil || !slices.Contains(decision.SelfService, c.Name) {
+		return "carrel: your administrator does not allow this\n", session.Refused.Status()
+	}
+	b.Logger.Info("own command", "user", account.Name, "command", string(c.Name), "yes", c.Yes)
+	return b.Own(ctx, account, c)
+}
+
 // maxOwnText bounds an answer: a pipe and a terminal take that much without a
 // reader.
 const maxOwnText = 3 << 10

@@ -113,11 +113,15 @@ func (k *Keeper) hear(w *ward, conn *net.UnixConn) {
 		case <-over:
 		}
 	}()
-	buf := make([]byte, 8+18*session.MaxEnds)
+	buf := make([]byte, 8+18*max(session.MaxEnds, session.MaxOwn))
 	for {
 		n, err := conn.Read(buf)
 		if err != nil || n == 0 {
 			return
+		}
+		if session.KindOf(buf[:n]) == session.KindAsk {
+			k.answer(w, buf[:n])
+			continue
 		}
 		ended, err := session.DecodeEnded(buf[:n])
 		if err != nil {
@@ -130,6 +134,30 @@ func (k *Keeper) hear(w *ward, conn *net.UnixConn) {
 		}
 		k.limits(w)
 	}
+}
+
+// askPause is between two answers to one container, which may ask all the
+// time.
+const askPause = 100 * time.Millisecond
+
+// answer answers what is asked from inside. One question of a container is
+// answered at a time, and its ends of sessions wait meanwhile.
+func (k *Keeper) answer(w *ward, frame []byte) {
+	question, err := session.DecodeAsk(frame)
+	if err != nil || k.Own == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	text, status := k.Own(ctx, w.c.UID, question.Text)
+	conn, err := w.c.Dial(ctx)
+	if err != nil {
+		return // it has ended, as by a reset
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(askTime))
+	_, _ = conn.Write(session.Answer{Serial: question.Serial, Status: uint8(status), Text: text}.Encode())
+	time.Sleep(askPause)
 }
 
 // how says how a session's first process ended.

@@ -21,6 +21,8 @@ type Keeper struct {
 	// Stop ends the container of uid.
 	Stop   func(ctx context.Context, uid uint32) error
 	Events interface{ Add(events.Event) }
+	// Own answers what a user asks from inside their container.
+	Own    func(ctx context.Context, uid uint32, command string) (text string, status int)
 	Logger *slog.Logger
 
 	mu      sync.Mutex

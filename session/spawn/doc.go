@@ -9,6 +9,10 @@
 //	Serve    accepts; each connection is one request in a goroutine of its own
 //	Reap     collects every child and every orphan of the container
 //
+// Beside logins it answers carreld which sessions live, writes lines to their
+// terminals, tells of their ends, and passes on what programs inside ask about
+// the container (own.go).
+//
 // # What an attacker controls
 //
 // Everything around: the root file system, /etc included, and every process

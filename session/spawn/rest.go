@@ -21,6 +21,10 @@ func (s *Server) answerRest(fd int, frame []byte) {
 		if tell, err := session.DecodeTell(frame); err == nil {
 			_ = send(fd, session.Told{Terminals: s.tell(tell.Text)}.Encode(), nil)
 		}
+	case session.KindAnswer:
+		if a, err := session.DecodeAnswer(frame); err == nil {
+			s.answerOwn(a)
+		}
 	case session.KindWatch:
 		s.watch.take(fd)
 	}

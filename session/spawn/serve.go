@@ -54,6 +54,7 @@ type Server struct {
 
 	agent agent
 	watch watch
+	own   own
 
 	program func() [][2]uintptr // where the program is in memory
 
@@ -74,6 +75,9 @@ func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error)
 		return nil, err
 	}
 	s.agent.controls = s.controls
+	if err := s.serveOwn(); err != nil {
+		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")
+	}
 	if err := s.makeRest(); err != nil {
 		return nil, err
 	}

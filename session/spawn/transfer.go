@@ -32,7 +32,7 @@ var sftpServers = []string{
 // linkTools gives carrel-transfer its names.
 func linkTools() {
 	err := os.Mkdir(toolsDir, 0o755)
-	for _, name := range []string{"sftp-server", "scp"} {
+	for _, name := range []string{"sftp-server", "scp", "carrel"} {
 		if err == nil {
 			err = os.Symlink(transferPath, toolsDir+"/"+name)
 		}
