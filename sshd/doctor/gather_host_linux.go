@@ -103,6 +103,7 @@ func (g *Gatherer) demands() []demand {
 		{path: g.RunDir, what: "the sockets of carreld", want: 0o755, kind: "state-mode"},
 		{path: run("c"), what: "the sockets of containers", want: 0o700, kind: "state-mode"},
 		{path: run("runtime"), what: "the records of containers", want: 0o700, kind: "state-mode"},
+		{path: run("login.sock"), what: "where carrelsh asks", want: 0o666, kind: "state-mode", severity: Warning},
 		{path: run("admin.sock"), what: "the administrator's socket", want: 0o600, kind: "state-mode"},
 	}
 }

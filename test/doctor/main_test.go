@@ -112,9 +112,17 @@ func mountMachine() (scratch string, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return "", os.NewSyscallError("mount", err)
 	}
-	if scratch, err = os.MkdirTemp("/var/tmp", "carrel-machine-"); err != nil {
+	dir, err := os.MkdirTemp("/var/tmp", "carrel-machine-")
+	if err != nil {
 		return "", err
 	}
+	scratch = dir
+	defer func() {
+		if err != nil {
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			os.Remove(dir)
+		}
+	}()
 	if err := unix.Mount("scratch", scratch, "tmpfs", 0, "mode=755"); err != nil {
 		return "", os.NewSyscallError("mount", err)
 	}

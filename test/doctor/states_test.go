@@ -83,6 +83,8 @@ func TestStates(t *testing.T) {
 		{name: "sockets", id: "state-mode", severity: "critical", make: run("chmod 755 " + m.RunDir + "/c"),
 			hole: func() bool { return host.Run(as(m.plain, "ls", m.RunDir+"/c")).Code == 0 }},
 		{name: "too tight", id: "state-mode", severity: "warning", make: run("chmod 700 " + m.RunDir)},
+		{name: "login socket", id: "state-mode", severity: "warning", make: run("chmod 600 " + m.Socket()),
+			hole: func() bool { return m.In(m.alice, "true", nil).Code != 0 }},
 		{name: "subuid", id: "id-overlap", severity: "critical", make: run("echo " + m.plain.Name + ":1879113728:65536 >>/etc/subuid")},
 		{name: "subgid", id: "id-overlap", severity: "critical", make: run("echo " + m.plain.Name + ":1:2147483647 >>/etc/subgid")},
 		{name: "configuration", id: "config", severity: "warning", make: run("cp " + conf + " " + conf + ".old; echo nonsense=1 >>" + conf),
