@@ -109,14 +109,18 @@ func (x *fixer) mask(ctx context.Context, names []string) {
 		x.failed(err)
 		return
 	}
+	var masked []string
 	for _, name := range names {
 		unit := unitName(x.account(name).UID)
 		file := dir + "/" + unit
 		// A unit of the administrator's own is not replaced.
-		if x.note(os.Symlink("/dev/null", x.at(file)), "linked %s to /dev/null", file) && x.systemd() {
-			x.run(ctx, "systemctl", "daemon-reload")
-			x.run(ctx, "systemctl", "stop", unit)
+		if x.note(os.Symlink("/dev/null", x.at(file)), "linked %s to /dev/null", file) {
+			masked = append(masked, unit)
 		}
+	}
+	if len(masked) > 0 && x.systemd() {
+		x.run(ctx, "systemctl", "daemon-reload")
+		x.run(ctx, "systemctl", append([]string{"stop"}, masked...)...)
 	}
 }
 

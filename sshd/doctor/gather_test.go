@@ -342,6 +342,36 @@ func TestFixSSHD(t *testing.T) {
 	})
 }
 
+// TestFixSystemd: the link is what masks; a systemd that runs is told.
+func TestFixSystemd(t *testing.T) {
+	for _, running := range []bool{false, true} {
+		h := newHost(t)
+		h.put(sshd.DropInPath, sshd.DropIn(h.Carrelsh), 0o644)
+		h.put("/etc/pam.d/sshd", "session optional pam_systemd.so\n", 0o644)
+		h.put("/lib/systemd/system/user@.service", "[Unit]\n", 0o644)
+		h.put("/var/lib/systemd/linger/alice", "", 0o644)
+		var want []string
+		if running {
+			h.put("/run/systemd/system/x", "", 0o644)
+			want = []string{"systemctl daemon-reload", "systemctl stop user@1000.service", "loginctl disable-linger alice"}
+		}
+		f, findings := h.gather()
+		if diff := cmp.Diff([]string{"systemd-user", "linger", "cgroup-v1"}, ids(findings)); diff != "" {
+			t.Errorf("findings (-want +got):\n%s", diff)
+		}
+		h.Fix(t.Context(), f, findings)
+		if diff := cmp.Diff(want, h.ran); diff != "" {
+			t.Errorf("ran (-want +got):\n%s", diff)
+		}
+		if _, findings := h.gather(); len(findings) != 1 {
+			t.Errorf("after the fix: %v", ids(findings))
+		}
+		if target, err := os.Readlink(h.at("/etc/systemd/system/user@1000.service")); target != "/dev/null" {
+			t.Errorf("the unit is a link to %q, %v", target, err)
+		}
+	}
+}
+
 // TestFixFiles: owners and modes, which need root.
 func TestFixFiles(t *testing.T) {
 	testneed.Root(t)
