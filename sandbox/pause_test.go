@@ -219,3 +219,15 @@ func TestEvents(t *testing.T) {
 		t.Errorf("after too many processes: %+v, %v", e, err)
 	}
 }
+
+// BenchmarkAcquire is what a login into a container that is not frozen pays
+// for the possibility that it is.
+func BenchmarkAcquire(b *testing.B) {
+	c := &Container{}
+	for b.Loop() {
+		if err := c.Acquire(); err != nil {
+			b.Fatal(err)
+		}
+		c.Release()
+	}
+}
