@@ -21,6 +21,7 @@ func TestIdle(t *testing.T) {
 	rule := "[[rule]]\nusers = [%q]\n[rule.idle]\nfreeze = %q\nstop = %q\n"
 	config := fmt.Sprintf(rule, f.alice.Name, "10s", "never") + fmt.Sprintf(rule, f.bob.Name, "10s", "15s") + fmt.Sprintf(rule, carol.Name, "never", "10s")
 	f.reconfigure(t, host.Options{Config: config})
+	since := time.Now()
 	alice, stopped := terminal(t, f, f.alice, "-l"), terminal(t, f, carol, "-l")
 	here := ask(t, alice, place, `[\n\r](pid:\[\d+\])\r`)
 	send(t, alice, "sleep 1000 &\n")
@@ -36,6 +37,17 @@ func TestIdle(t *testing.T) {
 	if ps := line(f.carrel(t, "ps"), f.bob.Name); !strings.Contains(ps, " running ") {
 		t.Errorf("a container that takes CPU time is %q", ps)
 	}
+	if _, err := stopped.Expect(`carrel: nobody has used this container.*it stops`); err != nil {
+		t.Error(err)
+	}
+	if r := stopped.Wait(); r.Err != nil {
+		t.Errorf("the session in the stopped container: %v", r)
+	}
+	within(t, idleWait, "carol's container is stopped", func() bool { return line(f.Carrel("ps").Stdout, carol.Name) == "" })
+	if got := f.in(t, carol, "cat ~/note"); got != "saved" {
+		t.Errorf("the shell could not say good-bye: %q", got)
+	}
+
 	// A daemon that adopts it knows; a key typed in the open session thaws it.
 	f.Daemon().Kill()
 	if _, err := f.Start(host.Options{Config: config}); err != nil {
@@ -51,17 +63,6 @@ func TestIdle(t *testing.T) {
 		t.Error("the container answers and is said to be frozen")
 	}
 
-	if _, err := stopped.Expect(`carrel: nobody has used this container.*it stops`); err != nil {
-		t.Error(err)
-	}
-	if r := stopped.Wait(); r.Err != nil {
-		t.Errorf("the session in the stopped container: %v", r)
-	}
-	within(t, idleWait, "carol's container is stopped", func() bool { return line(f.Carrel("ps").Stdout, carol.Name) == "" })
-	if got := f.in(t, carol, "cat ~/note"); got != "saved" {
-		t.Errorf("the shell could not say good-bye: %q", got)
-	}
-
 	// Frozen again, and thawed by a login.
 	within(t, idleWait, "alice's container is frozen again", frozen)
 	begin := time.Now()
@@ -75,7 +76,7 @@ func TestIdle(t *testing.T) {
 	if ps := line(f.carrel(t, "ps"), f.bob.Name); !strings.Contains(ps, " running ") {
 		t.Errorf("a container that takes CPU time is %q", ps)
 	}
-	events := f.carrel(t, "logs", f.alice.Name, carol.Name)
+	events := f.carrel(t, "logs", "--since", since.Format(time.DateTime), f.alice.Name, carol.Name)
 	for _, want := range []string{
 		f.alice.Name + ` +freeze: not used for 10s`, f.alice.Name + ` +thaw: the user is there`, f.alice.Name + ` +thaw: login`,
 		carol.Name + ` +stop: not used for 10s`,
