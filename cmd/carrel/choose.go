@@ -152,6 +152,27 @@ func inGroups(account accounts.Account, groups []string) bool {
 	})
 }
 
+// only keeps the containers of the chosen. Unlike an operation it does not
+// complain of users who have none.
+func (a *app) only(ctx context.Context, s choice, args []string, list []admin.Container) ([]admin.Container, error) {
+	if s.all {
+		return list, nil
+	}
+	r, err := a.members(ctx, s, slices.Clone(args), func(context.Context) ([]uint32, error) {
+		var uids []uint32
+		for _, c := range list {
+			uids = append(uids, c.UID)
+		}
+		return uids, nil
+	})
+	if err != nil && !errors.Is(err, errNobody) {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(c admin.Container) bool {
+		return !slices.Contains(r.Users, c.User) && !slices.Contains(r.Users, strconv.FormatUint(uint64(c.UID), 10))
+	}), nil
+}
+
 // perform has r done and says what became of each user: done makes a sentence
 // of a result.
 func (a *app) perform(ctx context.Context, r admin.Request, done func(admin.Result) string) error {

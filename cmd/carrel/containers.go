@@ -15,16 +15,21 @@ import (
 
 // ps lists the running containers.
 func (a *app) ps() *cobra.Command {
-	return a.jsonFlag(&cobra.Command{
-		Use:   "ps",
+	var who choice
+	c := &cobra.Command{
+		Use:   "ps [USER...]",
 		Short: "List the running containers",
-		Long: `List the running containers, one for each user. MEMORY and PROCS are what is in
-use and the limit. A note says which limits this host cannot enforce. A frozen
+		Long: `List the running containers, one for each user, or those of the users named.
+MEMORY and PROCS are what is in use and the limit. A note says which limits this host cannot enforce. A frozen
 container may have sessions, but cannot say how many.`,
-		Example: "  carrel ps\n  carrel ps --json",
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Example:           "  carrel ps\n  carrel ps --group students\n  carrel ps --json",
+		Args:              who.optional,
+		ValidArgsFunction: a.completeUsers,
+		RunE: func(c *cobra.Command, args []string) error {
 			list, err := a.client().Containers(c.Context())
+			if err == nil {
+				list, err = a.only(c.Context(), who, args, list)
+			}
 			if err != nil {
 				return err
 			}
@@ -33,7 +38,10 @@ container may have sessions, but cannot say how many.`,
 			}
 			return containerGrid(list, time.Now()).write(a.stdout)
 		},
-	})
+	}
+	who.flags(c, "all containers, as without any choice")
+	_ = c.RegisterFlagCompletionFunc("group", a.completeGroups)
+	return a.jsonFlag(c)
 }
 
 func containerGrid(list []admin.Container, now time.Time) *grid {

@@ -18,29 +18,40 @@ import (
 
 // top shows what containers use.
 func (a *app) top() *cobra.Command {
+	var who choice
 	var once bool
 	var every time.Duration
 	c := &cobra.Command{
-		Use:   "top",
+		Use:   "top [USER...]",
 		Short: "Show what containers use",
-		Long: `Show CPU, memory and processes of the running containers, those with the most CPU
-time first, from the kernel's accounts of their cgroups: no container is asked.
+		Long: `Show CPU, memory and processes of the running containers, of all users or of
+those named, those with the most CPU time first, from the kernel's accounts of their cgroups: no container is asked.
 CPU% is of one CPU, over the time between two looks. On a terminal it goes on
 until it is interrupted; elsewhere, or with --once or --json, it looks twice and
 ends.`,
 		Example: "  carrel top\n  carrel top --once --interval 5s\n  carrel top --json",
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Args:    who.optional,
+		RunE: func(c *cobra.Command, args []string) error {
+			list := func(ctx context.Context) ([]admin.Container, error) {
+				all, err := a.client().Usage(ctx)
+				if err != nil {
+					return nil, err
+				}
+				return a.only(ctx, who, args, all)
+			}
 			if every < 100*time.Millisecond {
 				return &statusError{exitUsage, fmt.Errorf("top: --interval %v is too short", every)}
 			}
 			screen, ok := a.stdout.(*os.File)
 			if once || a.asJSON || !ok || !isTerminal(screen) {
-				return a.topOnce(c.Context(), every)
+				return a.topOnce(c.Context(), list, every)
 			}
-			return untilInterrupted(c.Context(), a.topScreen(c.Context(), screen, every))
+			return untilInterrupted(c.Context(), a.topScreen(c.Context(), list, screen, every))
 		},
 	}
+	c.ValidArgsFunction = a.completeUsers
+	who.flags(c, "all containers, as without any choice")
+	_ = c.RegisterFlagCompletionFunc("group", a.completeGroups)
 	c.Flags().BoolVar(&once, "once", false, "look once, also on a terminal")
 	c.Flags().DurationVar(&every, "interval", 2*time.Second, "`time` between two looks")
 	return a.jsonFlag(c)
@@ -88,8 +99,8 @@ func loadGrid(list []load) *grid {
 	return g
 }
 
-func (a *app) topOnce(ctx context.Context, every time.Duration) error {
-	list, err := a.twoLooks(ctx, nil, time.Time{}, every)
+func (a *app) topOnce(ctx context.Context, look usage, every time.Duration) error {
+	list, err := look.twice(ctx, nil, time.Time{}, every)
 	if err != nil {
 		return err
 	}
@@ -99,6 +110,9 @@ func (a *app) topOnce(ctx context.Context, every time.Duration) error {
 	return loadGrid(list.loads).write(a.stdout)
 }
 
+// usage looks at the chosen containers.
+type usage func(ctx context.Context) ([]admin.Container, error)
+
 // A look is what a later one is compared with.
 type look struct {
 	containers []admin.Container
@@ -106,11 +120,11 @@ type look struct {
 	loads      []load
 }
 
-// twoLooks waits and looks, after a first look if there was none.
-func (a *app) twoLooks(ctx context.Context, before []admin.Container, at time.Time, every time.Duration) (look, error) {
+// twice waits and looks, after a first look if there was none.
+func (u usage) twice(ctx context.Context, before []admin.Container, at time.Time, every time.Duration) (look, error) {
 	var err error
 	if at.IsZero() {
-		if before, err = a.client().Usage(ctx); err != nil {
+		if before, err = u(ctx); err != nil {
 			return look{}, err
 		}
 		at = time.Now()
@@ -120,7 +134,7 @@ func (a *app) twoLooks(ctx context.Context, before []admin.Container, at time.Ti
 		return look{}, ctx.Err()
 	case <-time.After(every):
 	}
-	after, err := a.client().Usage(ctx)
+	after, err := u(ctx)
 	if err != nil {
 		return look{}, err
 	}
@@ -129,11 +143,11 @@ func (a *app) twoLooks(ctx context.Context, before []admin.Container, at time.Ti
 }
 
 // topScreen paints until it is interrupted.
-func (a *app) topScreen(ctx context.Context, screen *os.File, every time.Duration) error {
+func (*app) topScreen(ctx context.Context, list usage, screen *os.File, every time.Duration) error {
 	var last look
 	first := min(every, 500*time.Millisecond)
 	for {
-		next, err := a.twoLooks(ctx, last.containers, last.at, first)
+		next, err := list.twice(ctx, last.containers, last.at, first)
 		if err != nil {
 			return err
 		}
