@@ -79,9 +79,6 @@ const payloadMark = "evil-payload"
 // dangerous sends the names themselves: sshd accepts all, and su, unless it is
 // told to make a new environment, takes what its caller has.
 func dangerous(s *scene) error {
-	if r := s.Carrel("stop", s.user.Name); r.Code != 0 { // the first login starts everything
-		return fmt.Errorf("%v", r)
-	}
 	var bad []string
 	for _, name := range strings.Fields(hostileNames) {
 		bad = append(bad, name+"=/"+payloadMark)
@@ -99,10 +96,18 @@ func dangerous(s *scene) error {
 		}
 		return v
 	}
-	runtime := s.watchRuntime()
-	r := s.runs(visit(false), nil)
-	if err := runtime(); err != nil {
-		return err
+	var r host.Result
+	for tries := 1; ; tries++ {
+		if r := s.Carrel("stop", s.user.Name); r.Code != 0 { // the first login starts everything
+			return fmt.Errorf("%v", r)
+		}
+		runtime := s.watchRuntime()
+		r = s.runs(visit(false), nil)
+		if seen, bad := runtime(); bad > 0 || (seen == 0 && tries == 20) {
+			return fmt.Errorf("%d of %d environments of carrel-runtime had it", bad, seen)
+		} else if seen > 0 {
+			break
+		}
 	}
 	if s.mode == suMode {
 		r.Stderr = "" // the dynamic linker complains when it starts su itself
@@ -119,19 +124,17 @@ func dangerous(s *scene) error {
 }
 
 // watchRuntime looks into the environment of every carrel-runtime, which lives
-// for a moment, until the function that it returns is called.
-func (s *scene) watchRuntime() (result func() error) {
-	over, told := make(chan struct{}), make(chan error)
+// for a moment and may be missed, until the function that it returns is called.
+// That says how many it saw, and how often the payload was in one.
+func (s *scene) watchRuntime() (result func() (seen, bad int)) {
+	over, told := make(chan struct{}), make(chan [2]int)
 	go func() {
 		runtimes := make(map[string]bool) // by pid: it is one
 		seen, bad := 0, 0
 		for {
 			select {
 			case <-over:
-				if seen == 0 || bad > 0 {
-					told <- fmt.Errorf("%d of %d environments of carrel-runtime had it", bad, seen)
-				}
-				close(told)
+				told <- [2]int{seen, bad}
 				return
 			case <-time.After(time.Millisecond):
 			}
@@ -150,9 +153,10 @@ func (s *scene) watchRuntime() (result func() error) {
 			}
 		}
 	}()
-	return func() error {
+	return func() (seen, bad int) {
 		close(over)
-		return <-told
+		counts := <-told
+		return counts[0], counts[1]
 	}
 }
 

@@ -110,6 +110,7 @@ func (f *fixture) regress(t *testing.T, names []string) map[string]string {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	lines := make(map[string]string)
+	base := 10000 + os.Getpid()%40*500 // two of these may run on one machine
 	slots := make(chan struct{}, 3)
 	var alone sync.Mutex
 	for i, name := range names {
@@ -121,9 +122,9 @@ func (f *fixture) regress(t *testing.T, names []string) map[string]string {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			begin := time.Now()
-			verdict, detail := f.regressOne(t, f.ruled["regress"], name, 4000+i)
+			verdict, detail := f.regressOne(t, f.ruled["regress"], name, base+5*i)
 			if verdict == "failed" || verdict == "did not end" { // many of them have deadlines of a second or two
-				verdict, detail = f.regressOne(t, f.ruled["regress"], name, 4000+i)
+				verdict, detail = f.regressOne(t, f.ruled["regress"], name, base+5*i)
 			}
 			line := name + ": " + verdict
 			switch verdict {
@@ -131,7 +132,7 @@ func (f *fixture) regress(t *testing.T, names []string) map[string]string {
 			case "skipped":
 				line += ": " + detail
 			default: // what does the oracle say?
-				plain, _ := f.regressOne(t, f.doors[0].oracle, name, 4000+i)
+				plain, _ := f.regressOne(t, f.doors[0].oracle, name, base+5*i)
 				line += "; a plain account: " + plain
 			}
 			if reason := regressReasons[name]; reason != "" {
@@ -166,7 +167,7 @@ func (f *fixture) regressOne(t *testing.T, a host.Account, name string, port int
 			return "not run", ""
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := alone(exec.CommandContext(ctx, "sh", filepath.Join(dir, "test-exec.sh"), dir, filepath.Join(dir, name+".sh")))
 	cmd.Dir = dir
