@@ -14,8 +14,8 @@ import (
 	"github.com/carrel-sh/carrel/session"
 )
 
-// ticks is a command that counts in a file for as long as it runs.
-const ticks = "setsid sh -c 'i=0; while :; do i=$((i+1)); echo $i >/tmp/ticks; sleep 0.02; done' >/dev/null 2>&1 </dev/null &"
+// ticks is a command that makes a file grow for as long as it runs.
+const ticks = "setsid sh -c 'while :; do echo >>/tmp/ticks; sleep 0.02; done' >/dev/null 2>&1 </dev/null &"
 
 // ticking says whether the counter in the user's layer still counts.
 func (s *stage) ticking() bool {
@@ -113,6 +113,13 @@ func TestSignal(t *testing.T) {
 	s := newStage(t)
 	c := s.start(alice)
 	s.must(c, "trap '' USR1; setsid sleep 1000 >/dev/null 2>&1 </dev/null & setsid sleep 1000 >/dev/null 2>&1 </dev/null & true")
+	sleeping := func() bool {
+		list, err := c.Processes()
+		return err == nil && len(list) == 3 && list[1].Name == "sleep" && list[2].Name == "sleep"
+	}
+	if !eventually(sleeping) {
+		t.Fatal("the processes do not start")
+	}
 	if n, err := c.Signal(t.Context(), unix.SIGUSR1, 0); n != 2 || err != nil {
 		t.Errorf("SIGUSR1 to the container: %d, %v; want 2", n, err)
 	}

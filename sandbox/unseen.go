@@ -39,8 +39,17 @@ func (c *Container) Unseen() (cgroup.Events, error) {
 		return cgroup.Events{}, nil
 	}
 	c.seen.events = now
-	if err := writeJSON(file, now); err != nil && !os.IsNotExist(err) { // its directory goes with the container
+	news := cgroup.Events{OOMKills: max(now.OOMKills-last.OOMKills, 0), PidsHits: max(now.PidsHits-last.PidsHits, 0)}
+	select {
+	case <-c.exited: // its directory is being removed, and must not fill anew
+		return news, nil
+	default:
+	}
+	if news == (cgroup.Events{}) {
+		return news, nil
+	}
+	if err := writeJSON(file, now); err != nil && !os.IsNotExist(err) {
 		return cgroup.Events{}, err
 	}
-	return cgroup.Events{OOMKills: max(now.OOMKills-last.OOMKills, 0), PidsHits: max(now.PidsHits-last.PidsHits, 0)}, nil
+	return news, nil
 }

@@ -180,6 +180,7 @@ func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logg
 		broker: b, boxes: boxes, events: happened, closure: filepath.Join(o.stateDir, "maintenance.json"),
 		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, Stop: b.Stop, Events: happened, Own: b.Ask, Logger: log},
 	}
+	back.keeper.Adopt()
 	b.Observer, b.Own = back.keeper, back.own
 	if err := back.reopen(); err != nil {
 		happened.Close()

@@ -13,7 +13,7 @@ import (
 	"github.com/carrel-sh/carrel/session/events"
 )
 
-// A Keeper looks after containers. Set the fields, then call Run.
+// A Keeper looks after containers. Set the fields, then call Adopt and Run.
 type Keeper struct {
 	// Running returns the containers that run, Find that of one user or nil.
 	Running func() []*sandbox.Container
@@ -49,12 +49,16 @@ type ward struct {
 	looked time.Time
 }
 
-// Run looks after the containers until ctx ends. Those that run already when
-// it begins get no start event: an earlier carreld told it.
-func (k *Keeper) Run(ctx context.Context) {
+// Adopt takes care of the containers that run already, before anybody logs in.
+// They get no start event: an earlier carreld told it.
+func (k *Keeper) Adopt() {
 	for _, c := range k.Running() {
 		k.ward(c, true)
 	}
+}
+
+// Run looks after the containers until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
