@@ -215,20 +215,23 @@ func TestEventsOfALogin(t *testing.T) {
 		t.Errorf("kill -9 $$: %v", r)
 	}
 	f.in(t, f.bob, "true")
-	f.carrel(t, "stop", f.alice.Name)
 	for _, want := range []string{
 		`"event":"start","user":"` + f.alice.Name + `"`, `"event":"login"[^}]*without a terminal`, `"event":"logout"[^}]*status 0`,
-		`"event":"logout"[^}]*signal 9`, `"event":"stop"[^}]*by root`,
+		`"event":"logout"[^}]*signal 9`,
 	} {
 		if _, err := term.Expect(want); err != nil {
 			t.Fatal(err)
 		}
 	}
+	f.carrel(t, "stop", f.alice.Name) // not before: ends are told some time later
+	if _, err := term.Expect(`"event":"stop"[^}]*by root`); err != nil {
+		t.Fatal(err)
+	}
 	send(t, term, "\x03")
 	if r := term.Wait(); r.Code != 0 || strings.Contains(r.Stdout, f.bob.Name) {
 		t.Errorf("carrel events --follow after Ctrl-C: %v", r)
 	}
-	logs := f.carrel(t, "logs", "--since", begin.Format(time.DateTime), f.alice.Name)
+	logs := f.carrel(t, "logs", "--since", begin.Format(time.RFC3339Nano), f.alice.Name)
 	if n := strings.Count(logs, " login s"); n != 2 {
 		t.Errorf("%d logins in the logs; want 2:\n%s", n, logs)
 	}

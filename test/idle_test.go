@@ -76,7 +76,7 @@ func TestIdle(t *testing.T) {
 	if ps := line(f.carrel(t, "ps"), f.bob.Name); !strings.Contains(ps, " running ") {
 		t.Errorf("a container that takes CPU time is %q", ps)
 	}
-	events := f.carrel(t, "logs", "--since", since.Format(time.DateTime), f.alice.Name, carol.Name)
+	events := f.carrel(t, "logs", "--since", since.Format(time.RFC3339Nano), f.alice.Name, carol.Name)
 	for _, want := range []string{
 		f.alice.Name + ` +freeze: not used for 10s`, f.alice.Name + ` +thaw: the user is there`, f.alice.Name + ` +thaw: login`,
 		carol.Name + ` +stop: not used for 10s`,

@@ -13,6 +13,13 @@
 // is frozen or stopped. A frozen one runs on at the next login, or when carrelsh
 // says that its user is there.
 //
+// # Ends
+//
+// Init tells of the ends of sessions a tenth of a second later. What ended just
+// before the container itself did has no logout of its own but the container's
+// stop, and what a carreld that was not there did not see of a container's end
+// is in no event.
+//
 // # Limits
 //
 // Kills for memory and failed forks are counters of the kernel. The keeper
