@@ -1,10 +1,12 @@
 #!/bin/bash
-# The machine's PID 1: brings up what Carrel needs, logs in, and reports each
-# check as a line "ok NAME" or "not ok NAME". The last line is "end".
+# PID 1 of a machine without systemd: brings up what Carrel needs, installs it,
+# logs in, and reports each check as a line "ok NAME" or "not ok NAME". The last
+# line is "end".
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mountpoint -q /proc || mount -t proc proc /proc
 mountpoint -q /sys || mount -t sysfs sysfs /sys
 mountpoint -q /dev || mount -t devtmpfs dev /dev
+mount -o remount,rw /
 mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=1777 tmp /tmp
@@ -20,6 +22,8 @@ check() { # NAME WANT GOT
 	if [[ $3 == $2 ]]; then echo "ok $1"; else echo "not ok $1: got '$3', want '$2'"; fi
 }
 
+dpkg -i /seed/carrel.deb >/run/dpkg.log 2>&1
+installed="$(dpkg-query -W -f '${db:Status-Abbrev}' carrel):$(pgrep -c carreld)"
 useradd -m -s /usr/bin/carrelsh alice
 useradd -m -s /usr/bin/carrelsh bob
 groupadd -g 70000 large && usermod -aG large alice
@@ -31,7 +35,9 @@ for _ in {1..100}; do [[ -S /run/carrel/login.sock ]] && break; sleep 0.1; done
 in_alice() { su alice -c "$1" </dev/null 2>/run/stderr; }
 
 echo
-check kernel-is-the-distribution\'s '6.1.*' "$(uname -r)"
+read -r wanted < <(sed -n 's/.*kernel=//p' /proc/cmdline)
+check kernel-is-the-distribution\'s "$wanted" "$(uname -r)"
+check package-where-nothing-runs 'ii :0' "$installed"
 check identity 'uid=*alice*70000*large*' "$(in_alice id)"
 check status 42 "$(in_alice 'exit 42'; echo $?)"
 check signal 143 "$(in_alice 'kill -TERM $$' >/dev/null; echo $?)"
