@@ -68,6 +68,21 @@ func TestTopAndInspect(t *testing.T) {
 	if len(load) != 2 || load[0].CPUPercent < 5 || load[0].CPUPercent > 150 || load[0].Memory == 0 || load[0].Pids < 4 || load[1].CPUPercent > 5 {
 		t.Errorf("carrel top --json: %+v", load)
 	}
+	// On a terminal it paints until it is interrupted, and no line is too long.
+	screen, err := host.OnTerminal(f.CarrelCommand("top", "--interval", "200ms"), 10, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { screen.Close() })
+	for range 3 {
+		if _, err := screen.Expect(`\x1b\[H\x1b\[J\d\d:\d\d:\d\d  2 containers\r\nUSER [^\n]*\r\n` + f.alice.Name + ` [^\n]{1,60}\r\n`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(t, screen, "\x03")
+	if r := screen.Wait(); r.Code != 0 {
+		t.Errorf("carrel top after Ctrl-C: %v", r)
+	}
 	inspected := f.carrel(t, "inspect", f.alice.Name)
 	wantLine(t, "inspect", inspected, `user +`+f.alice.Name+` \(uid \d+\)`)
 	wantLine(t, "inspect", inspected, `state +running`)
