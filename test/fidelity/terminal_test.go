@@ -147,7 +147,7 @@ func jobControl(s *scene) error {
 	steps := []struct{ send, expect string }{
 		{"echo r''eady\n", `ready\r`},
 		{"cat\n", `cat\r\n`},
-		{"line\n", `line\r\n`}, // twice, if the terminal was cat's when it was typed,
+		{"line\n", `line\r\n`}, // twice, if the terminal was cat's when it was typed
 		{"\x1a", `Stopped\s+cat`},
 		{"jobs\n", `\[1\]\+\s+Stopped\s+cat`},
 		{"fg\n", `cat\r\n`},
