@@ -33,7 +33,9 @@ func (m *Manager) makeDirs() error {
 	}{
 		{m.cfg.StateDir, 0o711},
 		{filepath.Join(m.cfg.StateDir, "users"), 0o700},
-		{filepath.Join(m.cfg.StateDir, "homes"), 0o711},
+		// Nobody of the host has business there: what a user writes inside must not be
+		// a file that a program on the host can be made to load.
+		{filepath.Join(m.cfg.StateDir, "homes"), 0o700},
 		{m.cfg.RunDir, 0o755},
 		{filepath.Join(m.cfg.RunDir, "c"), 0o700},
 		{m.runtimeDir(), 0o700},

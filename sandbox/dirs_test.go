@@ -41,7 +41,7 @@ func TestMakeDirs(t *testing.T) {
 	for range 2 {
 		try(t, m.makeDirs())
 		for name, mode := range map[string]fs.FileMode{
-			"state": 0o711, "state/users": 0o700, "state/homes": 0o711, "run": 0o755, "run/c": 0o700,
+			"state": 0o711, "state/users": 0o700, "state/homes": 0o700, "run": 0o755, "run/c": 0o700,
 			"run/runtime": 0o700, "run/stage": 0o755, "state/skeleton": 0o755, "state/skeleton/proc": 0o555,
 		} {
 			wantOwner(t, filepath.Join(dir, name), 0, 0, mode)

@@ -29,7 +29,7 @@ func (m *Manager) home(s Spec) (string, error) {
 		return s.HomePath, nil
 	}
 	dir := filepath.Join(m.cfg.StateDir, "homes", strconv.FormatUint(uint64(s.User.UID), 10))
-	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return "", err
 	}
 	info, err := os.Lstat(dir)

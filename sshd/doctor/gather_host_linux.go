@@ -98,7 +98,7 @@ func (g *Gatherer) demands() []demand {
 		{path: g.StateDir, what: "the state of carreld", want: 0o711, kind: "state-mode"},
 		{path: state("users"), what: "layers of users", want: 0o700, kind: "state-mode"},
 		{path: state("images"), what: "images, whose set-uid programs belong to the host's root", want: 0o700, kind: "state-mode"},
-		{path: state("homes"), what: "homes", want: 0o711, kind: "state-mode", severity: Warning},
+		{path: state("homes"), what: "homes, whose files no program of the host may load", want: 0o700, kind: "state-mode", severity: Warning},
 		{path: state("ids.json"), what: "the table of ids", want: 0o600, kind: "state-mode", severity: Warning},
 		{path: g.RunDir, what: "the sockets of carreld", want: 0o755, kind: "state-mode"},
 		{path: run("c"), what: "the sockets of containers", want: 0o700, kind: "state-mode"},

@@ -174,6 +174,7 @@ func TestNothingRunsOnTheHost(t *testing.T) {
 			m := setup(t)
 			p := m.perch(t, a)
 			m.plantAll(t, a, p)
+			m.openHomes(t) // or nothing of a private one is within reach
 			m.enter(t, a, false)
 			before, inside := p.sang(t)
 			if len(before) == 0 || len(inside) == 0 {

@@ -200,6 +200,17 @@ func (m *machine) private(a host.Account) string {
 	return fmt.Sprintf("%s/homes/%d", m.StateDir, a.UID)
 }
 
+// openHomes lets the host's users reach the private homes, as a site does that
+// keeps its users' keys there.
+func (m *machine) openHomes(t *testing.T) {
+	t.Helper()
+	homes := filepath.Join(m.StateDir, "homes")
+	if err := os.Chmod(homes, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(homes, 0o700) })
+}
+
 func (p *perch) clear(t *testing.T) {
 	t.Helper()
 	os.Remove(p.private)

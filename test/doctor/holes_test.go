@@ -281,6 +281,7 @@ func TestAcceptEnv(t *testing.T) {
 	p := m.perch(t, m.alice)
 	m.plant(t, m.alice, "canary.so", p.library(t, "LD_PRELOAD"), "755")
 	private := m.private(m.alice) + "/canary.so"
+	m.openHomes(t)
 	sings := func() []string {
 		p.clear(t)
 		r := host.Run(m.ssh(m.alice, "true", "-Y", "-o", "SetEnv=LD_PRELOAD="+private))
