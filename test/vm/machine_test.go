@@ -176,7 +176,9 @@ func (m *machine) as(user, command string, options ...string) host.Result {
 }
 
 // do is host.Run with the patience that an emulated processor takes.
-func do(cmd *exec.Cmd) host.Result {
+func do(cmd *exec.Cmd) host.Result { return doWithin(cmd, 3*time.Minute) }
+
+func doWithin(cmd *exec.Cmd, patience time.Duration) host.Result {
 	var stdout, stderr bytes.Buffer
 	if cmd.Stdout == nil {
 		cmd.Stdout = &stdout
@@ -186,7 +188,7 @@ func do(cmd *exec.Cmd) host.Result {
 	if err := cmd.Start(); err != nil {
 		return host.Result{Code: -1, Err: err}
 	}
-	alarm := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	alarm := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
 	r := host.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
@@ -222,7 +224,7 @@ func (m *machine) up(t *testing.T, patience time.Duration) {
 			t.Fatal(m.err)
 		default:
 		}
-		return m.as("root", "systemctl is-system-running --wait").Code == 0
+		return doWithin(m.ssh("root", "systemctl is-system-running --wait"), time.Minute).Code == 0
 	})
 	if !ok {
 		t.Fatalf("not up after %v: %v", patience, m.as("root", "systemctl --failed"))
@@ -255,7 +257,8 @@ func (m *machine) reboot(t *testing.T, how string) {
 	m.root(t, "nohup sh -c 'sleep 1; "+how+"' >/dev/null 2>&1 </dev/null &")
 	m.disconnect()
 	ok := until(3*time.Minute, func() bool {
-		r := m.as("root", id)
+		// A connection to a machine that starts anew hangs for ever.
+		r := doWithin(m.ssh("root", id), 20*time.Second)
 		return r.Code == 0 && strings.TrimSpace(r.Stdout) != before
 	})
 	if !ok {
