@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,11 +160,14 @@ func fakeContainers() []admin.Container {
 }
 
 type fakeBackend struct {
+	mu   sync.Mutex // carreld acts on many at once
 	list []admin.Container
 	kept admin.Maintenance
 }
 
 func (f *fakeBackend) Containers(context.Context, bool) ([]admin.Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.list, nil
 }
 
@@ -175,6 +179,8 @@ func (f *fakeBackend) Inspect(_ context.Context, uid uint32) (admin.Detail, erro
 		SessionList: []admin.Session{{ID: 1<<63 + 9, PID: 12, Started: time.Now(), Terminal: "/dev/pts/0"}},
 		Processes:   []admin.Process{{PID: 4321, Name: "init"}, {PID: 4400, Name: "e\x1b]0;vil\a"}},
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, c := range f.list {
 		if c.UID == uid {
 			d.Container = c
@@ -208,6 +214,8 @@ func (f *fakeBackend) Events(ctx context.Context, follow bool, begun func() erro
 }
 
 func (f *fakeBackend) Act(_ context.Context, uid uint32, r admin.Request) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch r.Op {
 	case admin.OpStop:
 		f.list = slices.DeleteFunc(slices.Clone(f.list), func(c admin.Container) bool { return c.UID == uid })
