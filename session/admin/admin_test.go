@@ -578,7 +578,11 @@ func TestEvents(t *testing.T) {
 	var held sync.WaitGroup
 	ctx, cancel = context.WithCancel(t.Context())
 	for range maxFollowers {
-		held.Go(func() { _ = c.Events(ctx, EventQuery{Follow: true}, func(events.Event) error { return nil }) })
+		held.Go(func() {
+			for ctx.Err() == nil { // the probe below may have had the place
+				_ = c.Events(ctx, EventQuery{Follow: true}, func(events.Event) error { return nil })
+			}
+		})
 	}
 	full := func() bool {
 		one, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
