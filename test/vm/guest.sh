@@ -35,7 +35,7 @@ for _ in {1..100}; do [[ -S /run/carrel/login.sock ]] && break; sleep 0.1; done
 in_alice() { su alice -c "$1" </dev/null 2>/run/stderr; }
 
 echo
-read -r wanted < <(sed -n 's/.*kernel=//p' /proc/cmdline)
+wanted=$(sed -n 's/.*kernel=//p' /proc/cmdline)
 check kernel-is-the-distribution\'s "$wanted" "$(uname -r)"
 check package-where-nothing-runs 'ii :0' "$installed"
 check identity 'uid=*alice*70000*large*' "$(in_alice id)"
