@@ -85,9 +85,7 @@ func image(t *testing.T, suite string) string {
 }
 
 // boot starts a machine with what is in seed on a second disk, /seed. Its
-// kernel gets more on its command line. The plainest processor is the one that
-// the emulation of QEMU 7.2 gets right: with "max", Linux 6.12 dies in
-// prepare_creds when it starts.
+// kernel gets more on its command line.
 func boot(t *testing.T, image, seed, more string) *machine {
 	t.Helper()
 	m := &machine{dir: t.TempDir(), ended: make(chan struct{})}
@@ -99,7 +97,7 @@ func boot(t *testing.T, image, seed, more string) *machine {
 	run(t, "mke2fs", "-q", "-t", "ext4", "-d", seed, disk)
 	m.port = freePort(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2", "-m", "2048",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048",
 		"-nodefaults", "-nographic", "-serial", "file:"+m.console, "-device", "virtio-rng-pci",
 		"-kernel", filepath.Join(image, "vmlinuz"), "-initrd", filepath.Join(image, "initrd"),
 		"-append", "console=ttyS0 quiet panic=5 "+more,
