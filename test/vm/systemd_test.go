@@ -555,7 +555,8 @@ func doctor(t *testing.T, m *machine) {
 	if got := status(); got != "status 2" {
 		t.Errorf("with an account that the drop-in does not serve: %s", got)
 	}
-	m.root(t, "usermod -aG carrel alice")
+	// What --fix did is the administrator's, and purge does not take it back.
+	m.root(t, "usermod -aG carrel alice; systemctl unmask user@1000.service user@1001.service")
 }
 
 // reboot reboots, once as one should and once as a power cut does.
