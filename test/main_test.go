@@ -2,12 +2,9 @@ package test
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/carrel-sh/carrel/internal/testneed"
@@ -29,38 +26,9 @@ func init() {
 	runtime.LockOSThread()
 }
 
-func TestMain(m *testing.M) {
-	code := 1
-	err := withHost(func() { code = m.Run() })
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "test host:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(host.Main("test", m.Run, furnish)) }
 
-// withHost makes the shared host, if this process may, around run.
-func withHost(run func()) (err error) {
-	if os.Getenv(testneed.Env) != "1" || os.Geteuid() != 0 {
-		run() // each test skips or fails by itself
-		return nil
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	h, err := host.New(ctx, "test")
-	if err != nil {
-		return err
-	}
-	over := context.AfterFunc(ctx, func() {
-		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
-		os.Exit(130)
-	})
-	defer over() // before stop, which would set it off
-	defer func() {
-		if closeErr := h.Close(); closeErr != nil && err == nil {
-			err = closeErr
-		}
-	}()
+func furnish(_ context.Context, h *host.Host) (err error) {
 	f := &fixture{Host: h}
 	for _, a := range []struct {
 		account       *host.Account
@@ -73,12 +41,9 @@ func withHost(run func()) (err error) {
 	if f.sshd, err = h.ServeSSH(); err != nil {
 		return err
 	}
-	if _, err = h.Start(host.Options{}); err != nil {
-		return err
-	}
+	_, err = h.Start(host.Options{})
 	shared = f
-	run()
-	return nil
+	return err
 }
 
 // setup returns the shared host with a running daemon in its default

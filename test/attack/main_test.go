@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,36 +34,9 @@ var shared *fixture
 // limits are small, so that they are reached soon.
 const limits = "[limits]\nmemory = \"200MiB\"\npids = 120\n"
 
-func TestMain(m *testing.M) {
-	code := 1
-	if err := withHost(func() { code = m.Run() }); err != nil {
-		fmt.Fprintln(os.Stderr, "attack host:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(host.Main("attack", m.Run, furnish)) }
 
-func withHost(run func()) (err error) {
-	if os.Getenv(testneed.Env) != "1" || os.Geteuid() != 0 {
-		run() // each test skips or fails by itself
-		return nil
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	h, err := host.New(ctx, "attack")
-	if err != nil {
-		return err
-	}
-	over := context.AfterFunc(ctx, func() {
-		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
-		os.Exit(130)
-	})
-	defer over() // before stop, which ends ctx as a signal does
-	defer func() {
-		if closeErr := h.Close(); closeErr != nil && err == nil {
-			err = closeErr
-		}
-	}()
+func furnish(ctx context.Context, h *host.Host) (err error) {
 	f := &fixture{Host: h, intruder: filepath.Join(h.Dir, "intruder")}
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", f.intruder, "./intruder")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -77,12 +49,9 @@ func withHost(run func()) (err error) {
 	if f.bob, err = h.Account("b", ""); err != nil {
 		return err
 	}
-	if _, err = h.Start(host.Options{Config: limits}); err != nil {
-		return err
-	}
+	_, err = h.Start(host.Options{Config: limits})
 	shared = f
-	run()
-	return nil
+	return err
 }
 
 // setup returns the shared host, or stops the test.

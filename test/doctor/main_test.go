@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -41,9 +40,13 @@ func TestMain(m *testing.M) {
 	case os.Getenv(inside) == "":
 		os.Exit(enter())
 	}
-	code := 1
-	err := withMachine(func() { code = m.Run() })
+	scratch, err := mountMachine()
 	if err != nil {
+		fmt.Fprintln(os.Stderr, "test machine:", err)
+		os.Exit(1)
+	}
+	code := host.Main("doctor", m.Run, furnish)
+	if err := errors.Join(unix.Unmount(scratch, unix.MNT_DETACH), os.Remove(scratch)); err != nil {
 		fmt.Fprintln(os.Stderr, "test machine:", err)
 		code = max(code, 1)
 	}
@@ -66,25 +69,7 @@ func enter() int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// withMachine makes the machine around run.
-func withMachine(run func()) (err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	scratch, err := mountMachine()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, unix.Unmount(scratch, unix.MNT_DETACH), os.Remove(scratch)) }()
-	h, err := host.New(ctx, "doctor")
-	if err != nil {
-		return err
-	}
-	over := context.AfterFunc(ctx, func() {
-		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
-		os.Exit(130)
-	})
-	defer over() // before stop, which would set it off
-	defer func() { err = errors.Join(err, h.Close()) }()
+func furnish(_ context.Context, h *host.Host) (err error) {
 	m := &machine{Host: h}
 	if m.place, err = os.Readlink("/proc/self/ns/mnt"); err != nil {
 		return err
@@ -98,12 +83,9 @@ func withMachine(run func()) (err error) {
 		}
 	}
 	config := fmt.Sprintf("[[rule]]\nusers = [%q, %q]\nhome = \"host\"\n", m.harry.Name, m.frank.Name)
-	if _, err = h.Start(host.Options{Config: config}); err != nil {
-		return err
-	}
+	_, err = h.Start(host.Options{Config: config})
 	shared = m
-	run()
-	return nil
+	return err
 }
 
 // mountMachine covers the directories that the tests change by copies in

@@ -59,47 +59,16 @@ func TestMain(m *testing.M) {
 	if signal.Ignored(syscall.SIGHUP) { // by nohup(1), and then by every plain account, too
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
-	code := 1
-	err := withHost(func() { code = m.Run() })
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "fidelity host:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+	os.Exit(host.Main("fid", m.Run, furnish))
 }
 
-// withHost makes the shared host, if this process may, around run.
-func withHost(run func()) (err error) {
-	if os.Getenv(testneed.Env) != "1" || os.Geteuid() != 0 {
-		run() // each test skips or fails by itself
-		return nil
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	h, err := host.New(ctx, "fid")
-	if err != nil {
-		return err
-	}
-	over := context.AfterFunc(ctx, func() {
-		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
-		os.Exit(130)
-	})
-	defer over() // before stop, which would set it off
-	defer func() {
-		if closeErr := h.Close(); closeErr != nil && err == nil {
-			err = closeErr
-		}
-	}()
+func furnish(_ context.Context, h *host.Host) error {
 	f := &fixture{
 		Host: h, shells: make(map[string]host.Account), ruled: make(map[string]host.Account),
 		slots: make(chan struct{}, atOnce), locks: make(map[string]*sync.Mutex),
 	}
-	if err := f.begin(); err != nil {
-		return err
-	}
 	shared = f
-	run()
-	return nil
+	return f.begin()
 }
 
 // begin starts the servers, with an account or two at each door.

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/carrel-sh/carrel/internal/testneed"
@@ -19,38 +17,12 @@ var shared *host.Host
 
 func init() { runtime.LockOSThread() } // for host.As
 
-func TestMain(m *testing.M) {
-	code := 1
-	if err := withHost(func() { code = m.Run() }); err != nil {
-		fmt.Fprintln(os.Stderr, "test host:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(host.Main("survive", m.Run, furnish)) }
 
-func withHost(run func()) (err error) {
-	if os.Getenv(testneed.Env) != "1" || os.Geteuid() != 0 {
-		run() // each test skips or fails by itself
-		return nil
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	h, err := host.New(ctx, "survive")
-	if err != nil {
-		return err
-	}
-	over := context.AfterFunc(ctx, func() {
-		fmt.Fprintln(os.Stderr, "interrupted:", h.Close())
-		os.Exit(130)
-	})
-	defer over()
-	defer func() {
-		if closeErr := h.Close(); err == nil {
-			err = closeErr
-		}
-	}()
-	// The same program, but it kills itself where it is told to.
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "failpoint",
+// furnish puts the same carreld in place, but one that kills itself where it
+// is told to.
+func furnish(ctx context.Context, h *host.Host) error {
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", "failpoint",
 		"-ldflags", "-X main.socketPath="+h.Socket(), "-o", h.Path("carreld"), "./cmd/carreld")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -58,7 +30,6 @@ func withHost(run func()) (err error) {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	shared = h
-	run()
 	return nil
 }
 
