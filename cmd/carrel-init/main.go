@@ -35,11 +35,10 @@ func main() {
 }
 
 func run() error {
-	if runtime.GOMAXPROCS(0) < 2 {
-		// A fork holds its processor until the child has executed something; the
-		// alarm that ends a stopped child needs another one.
-		runtime.GOMAXPROCS(2)
-	}
+	// A fork holds its processor until the child has executed something, and the
+	// alarm that ends a stopped child needs another one. A number that was set is
+	// not adapted later to a changed cgroup, for which the world would stop.
+	runtime.GOMAXPROCS(2)
 	pipe := os.NewFile(bootPipe, "boot")
 	frame, err := io.ReadAll(io.LimitReader(pipe, session.MaxFrame+1))
 	pipe.Close()

@@ -39,8 +39,10 @@ func newControls(late func()) (*controls, error) {
 		return nil, os.NewSyscallError("timerfd_create", err)
 	}
 	return c, c.whenReady(c.alarm, func() {
-		c.within(0) // no longer readable
-		late()
+		// Reading fails if the alarm was taken back, or set anew, meanwhile.
+		if n, _ := unix.Read(c.alarm, make([]byte, 8)); n == 8 {
+			late()
+		}
 	})
 }
 
@@ -106,9 +108,10 @@ func (c *controls) closeLocked(ctl *control) {
 	_ = unix.Close(ctl.fd) // and out of the epoll set
 }
 
-// within sets the alarm; 0 takes it back.
+// within sets the alarm, which repeats itself; 0 takes it back.
 func (c *controls) within(d time.Duration) {
-	_ = unix.TimerfdSettime(c.alarm, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
+	again := unix.NsecToTimespec(int64(d / 10))
+	_ = unix.TimerfdSettime(c.alarm, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d)), Interval: again}, nil)
 }
 
 // run listens for ever.

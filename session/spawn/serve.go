@@ -56,7 +56,8 @@ type Server struct {
 	watch watch
 	own   own
 
-	program func() [][2]uintptr // where the program is in memory
+	program    func() [][2]uintptr // where the program is in memory
+	collecting sync.Mutex          // a collection that is asked for, or a fork, which must not meet one
 
 	mu       sync.Mutex
 	live     map[int]*live // by pid of the first process

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,6 +77,7 @@ func (s *Server) giveUp(l *live, e *ends) {
 
 // fork runs the first shell that can be executed.
 func (s *Server) fork(order *session.Spawn, e *ends, l *live) (string, session.Failure) {
+	defer s.still()()
 	s.controls.within(forkTime)
 	defer s.controls.within(0)
 	if l.leaf != nil && l.leaf.FD() < 0 {
@@ -88,6 +90,21 @@ func (s *Server) fork(order *session.Spawn, e *ends, l *live) (string, session.F
 	shell, pid, failure := execFirst(order, e, l, s.reaper)
 	l.pid = pid
 	return shell, failure
+}
+
+// still keeps the Go runtime from stopping the world until its result is
+// called. A fork holds its thread in the kernel until the child has executed
+// something, and Go cannot interrupt it there: whatever waited for it to stop,
+// a garbage collection above all, would keep every other thread waiting, too,
+// the one that hears the alarm among them. A process of the user's that stops
+// the child would so stop PID 1.
+func (s *Server) still() func() {
+	s.collecting.Lock()
+	percent := debug.SetGCPercent(-1) // returns when no collection runs
+	return func() {
+		debug.SetGCPercent(percent)
+		s.collecting.Unlock()
+	}
 }
 
 // execFirst tries the shells in turn, in the home and, if nothing can be

@@ -21,7 +21,9 @@ func (s *Server) trim() {
 	if s.trimming == nil {
 		s.trimming = time.AfterFunc(trimTime, func() {
 			program := s.program()
+			s.collecting.Lock()
 			debug.FreeOSMemory()
+			s.collecting.Unlock()
 			time.Sleep(trimTime) // until the runtime's own helpers sleep again
 			unmap(program)
 		})

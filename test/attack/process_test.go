@@ -2,11 +2,14 @@ package attack
 
 import (
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/test/internal/host"
 )
@@ -135,6 +138,87 @@ func TestUnborn(t *testing.T) {
 		}
 		logins.Wait()
 	}
+}
+
+// TestUnbornStopped has the attack above succeed, each time and at the worst
+// moment: the child is stopped as it is born, while its parent's memory is due
+// to be collected. A runtime that waits for the forking thread then waits for
+// ever, and with it every session of the user.
+func TestUnbornStopped(t *testing.T) {
+	f := setup(t)
+	init := f.initOf(t, f.alice)
+	for range 3 {
+		f.in(t, f.alice, "true") // its end is when memory is collected, half a second later
+		unborn := stopNextFork(t, init.Pid)
+		var login host.Result
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			login = f.In(f.alice, "echo in", nil)
+		}()
+		pid := <-unborn
+		if pid == 0 {
+			t.Fatal("PID 1 forked nothing that could be stopped")
+		}
+		if got := f.in(t, f.bob, "echo in"); got != "in" {
+			t.Errorf("bob's login meanwhile: %q", got)
+		}
+		<-over
+		if login.Err != nil || login.Code == 0 {
+			t.Errorf("the login whose shell was stopped before its birth: %v; want a failure", login)
+		}
+		if got := f.in(t, f.alice, "echo in"); got != "in" {
+			t.Errorf("the login after it: %q", got)
+		}
+	}
+	if now := f.initOf(t, f.alice); now.Pid != init.Pid {
+		t.Errorf("PID 1 was %d and is %d", init.Pid, now.Pid)
+	}
+}
+
+// stopNextFork stops the next child of a process's first thread before it runs
+// at all, and sends its pid, 0 if there was none. The
+// tracer is one thread for all of its life (ptrace(2)).
+func stopNextFork(t *testing.T, parent int) <-chan int {
+	t.Helper()
+	seized, pids := make(chan error), make(chan int, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer close(pids)
+		_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(parent), 0, unix.PTRACE_O_TRACEVFORK, 0, 0)
+		if errno != 0 {
+			seized <- errno
+			return
+		}
+		close(seized)
+		var status unix.WaitStatus
+		for {
+			if _, err := unix.Wait4(parent, &status, unix.WALL, nil); err != nil || status.Exited() || status.Signaled() {
+				return
+			}
+			if status.TrapCause() == unix.PTRACE_EVENT_VFORK {
+				break
+			}
+			_ = unix.PtraceCont(parent, 0)
+		}
+		child, err := unix.PtraceGetEventMsg(parent)
+		if err != nil {
+			return
+		}
+		_, err = unix.Wait4(int(child), &status, unix.WALL, nil)
+		if err == nil {
+			err = unix.Kill(int(child), unix.SIGSTOP) // pending, until it is let go
+		}
+		_ = unix.PtraceDetach(int(child))
+		_ = unix.PtraceDetach(parent)
+		if err == nil {
+			pids <- int(child)
+		}
+	}()
+	if err := <-seized; err != nil {
+		t.Fatal("ptrace of PID 1: ", err)
+	}
+	return pids
 }
 
 // TestFromTheHost has users of the host, the user itself among them, reach for
