@@ -1,6 +1,7 @@
 package fidelity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -316,14 +317,17 @@ func limitsOf(text string) map[string]string {
 	return all
 }
 
-// probe runs all probes in one session.
+// probe runs all probes in one session, whose caller has a descriptor too many.
 func (s *scene) probe(oracle bool) map[string]string {
 	var command strings.Builder
 	for _, p := range probes {
 		fmt.Fprintf(&command, "( %s ) 2>&1; echo '<<%s>>'\n", p.command, p.name)
 	}
 	answers := make(map[string]string)
-	rest := s.plain(s.runs(s.visit(oracle, command.String()), nil).Stdout)
+	cmd := s.open(s.visit(oracle, command.String()))
+	cmd.Stdin = bytes.NewReader(nil)
+	cmd.ExtraFiles = []*os.File{os.Stderr} // what a caller may leave open
+	rest := s.plain(host.Run(cmd).Stdout)
 	for _, p := range probes {
 		var answer string
 		answer, rest, _ = strings.Cut(rest, "<<"+p.name+">>\n")
