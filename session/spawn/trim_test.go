@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestParseRanges(t *testing.T) {
@@ -36,8 +37,14 @@ Anonymous:             0 kB
 
 // What is taken out of the resident set comes back when it is used.
 func TestUnmap(t *testing.T) {
+	ranges := programRanges()
+	for _, r := range ranges {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, r[0], r[1]-r[0], unix.MADV_POPULATE_READ); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
 	before := residentFiles(t)
-	unmap(programRanges())
+	unmap(ranges)
 	if after := residentFiles(t); after > before*2/3 {
 		t.Errorf("%d KiB of files resident, %d before", after, before)
 	}
