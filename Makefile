@@ -7,10 +7,12 @@ RUNDIR   ?= /run/carrel
 BIN      ?= bin
 DEBDIR   ?= $(BIN)
 FUZZTIME ?= 30s
+# nextprotocol makes the release after this one, for tests of an upgrade.
+TAGS     ?=
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.socketPath=$(RUNDIR)/login.sock
-GOBUILD   = $(GO) build -trimpath -buildvcs=false
+GOBUILD   = $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)'
 STATIC    = carreld carrel carrel-init carrel-transfer carrel-unpack
 # carrelsh asks for its session before the Go runtime has started.
 ENTRY     = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-E main.headStart)
@@ -35,7 +37,7 @@ build: ## build every binary into bin/
 	@scripts/need $(BUILDDEPS)
 	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
 	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS) $(ENTRY)' -o $(BIN)/ ./cmd/carrelsh
-	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/ ./cmd/carrel-runtime
+	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo $(TAGS)' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/ ./cmd/carrel-runtime
 
 # Nothing is set-uid. carrelsh is not added to /etc/shells on purpose: su(1)
 # ignores `su -s` for an account whose shell is not listed there, and chsh(1)

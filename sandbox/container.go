@@ -14,6 +14,7 @@ import (
 
 	"github.com/carrel-sh/carrel/internal/idmap"
 	"github.com/carrel-sh/carrel/sandbox/cgroup"
+	"github.com/carrel-sh/carrel/session"
 )
 
 // A Container is a running one. Its exported fields do not change.
@@ -27,8 +28,9 @@ type Container struct {
 	exited chan struct{}
 }
 
-// A record is what is known of a running container on disk. Version goes up
-// when its meaning changes.
+// A record is what is known of a running container on disk. A release may add
+// to it, and what it adds the one before passes over. Version goes up when the
+// meaning of the rest changes, which ends every container at an upgrade.
 type record struct {
 	Version    int                 `json:"version"`
 	User       string              `json:"user"`
@@ -49,6 +51,7 @@ type record struct {
 	HomeIsOwn  bool                `json:"homeIsOwn"`
 	Idle       IdleTimes           `json:"idle,omitzero"`
 	NoHome     bool                `json:"noHome,omitempty"` // it did not answer
+	Speaks     uint8               `json:"speaks"`           // session.Version of the daemon that started it
 }
 
 const recordVersion = 1
@@ -88,6 +91,9 @@ func (c *Container) Dial(ctx context.Context) (*net.UnixConn, error) {
 	}
 	return conn.(*net.UnixConn), nil
 }
+
+// Protocol is the version of the protocol to speak to carrel-init.
+func (c *Container) Protocol() uint8 { return min(c.Speaks, session.Version) }
 
 // watch opens a descriptor of PID 1 and closes exited when it ends. It fails
 // if the process is not the one of the record.

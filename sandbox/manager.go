@@ -21,6 +21,7 @@ import (
 	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/sandbox/seccomp"
 	"github.com/carrel-sh/carrel/sandbox/spec"
+	"github.com/carrel-sh/carrel/session"
 )
 
 // Config says where a Manager works. All directories are absolute.
@@ -292,6 +293,9 @@ func (m *Manager) load(uid uint32) (*Container, error) {
 	}
 	if c.Version != recordVersion || c.UID != uid || c.BootID != bootID() {
 		return nil, errors.New("record is of another version, user or boot")
+	}
+	if c.Protocol() < session.Oldest {
+		return nil, fmt.Errorf("container speaks version %d of the protocol, and %d is the oldest that is known", c.Speaks, session.Oldest)
 	}
 	if c.group, err = cgroup.Load(m.cfg.CgroupParent, groupName(uid)); err != nil {
 		return nil, err

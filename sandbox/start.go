@@ -97,7 +97,7 @@ func (b *build) run(ctx context.Context) (*Container, error) {
 		InitPID: created.InitPID, BootID: bootID(), Started: time.Now(),
 		Image: b.s.Image, ImageID: b.s.ImageID, Layers: b.s.Layers, Digest: b.s.digest(),
 		RangeFirst: b.ids.First, GIDMap: b.gids, Limits: b.s.Limits, Unenforced: b.lacking,
-		HomePath: b.s.HomePath, Idle: b.s.Idle, NoHome: b.noHome,
+		HomePath: b.s.HomePath, Idle: b.s.Idle, NoHome: b.noHome, Speaks: session.Version,
 	}}
 	if c.InitStart, err = processStart(created.InitPID); err != nil {
 		return nil, fmt.Errorf("container ended at once: %w%s", err, b.logged())

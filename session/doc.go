@@ -33,7 +33,7 @@
 // flag is one byte, 0 or 1. A decoder takes a frame exactly or not at all:
 // bytes left over, a third value of a flag, a length past the end, a NUL in a
 // string or a count over its bound are all ErrFrame. A HeadStart alone looks
-// otherwise.
+// otherwise. Two versions are spoken, as Oldest says.
 //
 // # What an attacker controls
 //

@@ -2,10 +2,6 @@ package session
 
 import "errors"
 
-// Version is the protocol's version, the first byte of every frame. It goes
-// up when a frame changes shape; either side refuses what it does not know.
-const Version = 1
-
 // Bounds of a frame. A command may be as long as one argument of execve(2)
 // (MAX_ARG_STRLEN, 131072 with its NUL); one packet of a SOCK_SEQPACKET
 // socket carries up to about 200 KiB with Linux's default net.core.wmem_max.
@@ -51,9 +47,10 @@ const (
 // cut short, too long, or with a value out of bounds.
 var ErrFrame = errors.New("malformed frame")
 
-// KindOf returns the kind of a frame, 0 if it is of another version or empty.
+// KindOf returns the kind of a frame, 0 if it is of a version that is not spoken
+// or empty.
 func KindOf(frame []byte) Kind {
-	if len(frame) < 2 || frame[0] != Version {
+	if len(frame) < 2 || frame[0] < Oldest || frame[0] > Version {
 		return 0
 	}
 	return Kind(frame[1])

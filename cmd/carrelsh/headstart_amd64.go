@@ -1,5 +1,10 @@
 package main
 
+import "github.com/carrel-sh/carrel/session"
+
+// versionAndKind begins the frame, in the machine's order.
+const versionAndKind = session.Version | int(session.KindHeadStart)<<8
+
 // headStart is the program's entry point (the Makefile's -E): it sends the
 // session.HeadStart and goes on to the runtime's own entry. The Go runtime
 // takes about as long to start as all else that carrelsh and carreld do for a

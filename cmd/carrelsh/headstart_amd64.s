@@ -1,3 +1,4 @@
+#include "go_asm.h"
 #include "textflag.h"
 
 // Offsets from R10. The frame is as in session.HeadStart.
@@ -22,9 +23,6 @@
 #define SYS_connect 42
 #define SYS_sendmsg 46
 #define SYS_umask   95
-
-// session.Version and session.KindHeadStart, as TestHeadStartFrame holds.
-#define VERSION_AND_KIND $0x1101
 
 // DESCRIBE asks for the modes of a terminal. A descriptor that is not open
 // (-EBADF) ends the head start: the socket would take its place.
@@ -91,7 +89,7 @@ null:
 	CLD
 	REP
 	STOSQ
-	MOVL VERSION_AND_KIND, HEAD(R10)
+	MOVL $const_versionAndKind, HEAD(R10)
 	MOVQ 0(BX), AX
 	MOVL AX, ARGC(R10)
 

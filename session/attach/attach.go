@@ -61,28 +61,33 @@ func Run(socket string, headStart int, agent string, req *session.Request, notic
 		req.Terminal = tty.describe()
 	}
 	req.Agent = agent != ""
-	reply, fds, failure := ask(socket, headStart, req)
+	answer, failure := ask(socket, headStart, req)
 	if failure != session.None {
 		return failed(failure)
 	}
+	reply := answer.reply
 	if reply.Failure != session.None {
 		return Outcome{Failure: reply.Failure, Detail: reply.Detail}
 	}
 	if reply.Shell != "" && notice != nil {
 		notice("the wanted shell is not in your container's image; this is " + reply.Shell)
 	}
-	s := &attached{control: fds[0], streams: req.Streams, tty: tty, agent: agent, socket: socket, stirred: time.Now()}
+	s := &attached{
+		control: answer.fds[0], version: answer.version, streams: req.Streams,
+		tty: tty, agent: agent, socket: socket, stirred: time.Now(),
+	}
 	if tty != nil {
 		go s.forwardSignals(watchSignals()) // first, or one of them could leave the terminal raw
 		tty.raw()
 		defer tty.restore()
 	}
-	return s.run(fds[1:])
+	return s.run(answer.fds[1:])
 }
 
 // attached is a session under way.
 type attached struct {
 	control int
+	version uint8 // that is spoken on control
 	streams session.Streams
 	tty     *terminal
 	agent   string    // path of the user's agent socket
@@ -393,5 +398,5 @@ func (s *attached) hangup() {
 }
 
 func (s *attached) signal(sig unix.Signal) {
-	_, _ = unix.Write(s.control, session.Signal{Number: uint8(sig)}.Encode())
+	_, _ = unix.Write(s.control, session.In(s.version, session.Signal{Number: uint8(sig)}.Encode()))
 }

@@ -21,19 +21,19 @@ func (s *attached) stir() {
 		return
 	}
 	s.stirred = now
-	go awake(s.socket)
+	go awake(s.socket, s.version)
 }
 
 // awake tells carreld that the user is there. A container that was frozen for
 // idleness runs on then, so that what was typed gets its answer. Nobody waits
 // for it, and nothing is done if it cannot be told: the next block tells it.
-func awake(socket string) {
+func awake(socket string, version uint8) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
 	if unix.Connect(fd, &unix.SockaddrUnix{Name: socket}) == nil {
-		_ = unix.Sendmsg(fd, session.Awake(), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		_ = unix.Sendmsg(fd, session.In(version, session.Awake()), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 	}
 }

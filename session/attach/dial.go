@@ -21,38 +21,57 @@ const (
 )
 
 // ask asks for the session and waits for the reply. If a head start has done
-// the asking, only the reply is left.
-func ask(socket string, conn int, req *session.Request) (*session.Reply, []int, session.Failure) {
+// the asking, only the reply is left; a daemon that does not know it, or speaks
+// an older version, is asked once more.
+func ask(socket string, conn int, req *session.Request) (*answer, session.Failure) {
+	version := uint8(session.Version)
 	if conn >= 0 {
-		reply, fds, failure := receive(conn, req.Streams)
-		if failure != session.None || reply != nil && reply.Failure != session.Protocol {
+		a, failure := receive(conn, req.Streams)
+		if failure != session.None || a != nil && a.reply.Failure != session.Protocol {
 			_ = unix.Close(conn)
-			return reply, fds, failure
+			return a, failure
 		}
-		if reply != nil { // a daemon that knows no head start
+		if a != nil {
+			version = a.version
 			_ = unix.Close(conn)
 			conn = -1
 		}
 	}
+	a, failure := request(socket, conn, req, version)
+	if failure == session.None && a.reply.Failure == session.Protocol && a.version < version {
+		a, failure = request(socket, -1, req, a.version)
+	}
+	return a, failure
+}
+
+// request asks once, over conn unless that is -1, and closes it.
+func request(socket string, conn int, req *session.Request, version uint8) (*answer, session.Failure) {
 	frame, err := req.Encode()
 	if err != nil {
-		return nil, nil, session.TooLong
+		return nil, session.TooLong
 	}
 	if conn < 0 {
 		var failure session.Failure
 		if conn, failure = dial(socket); failure != session.None {
-			return nil, nil, failure
+			return nil, failure
 		}
 	}
 	defer unix.Close(conn)
-	if err := send(conn, frame); err != nil {
-		return nil, nil, session.NoAnswer
+	if err := send(conn, session.In(version, frame)); err != nil {
+		return nil, session.NoAnswer
 	}
-	reply, fds, failure := receive(conn, req.Streams)
-	if reply == nil && failure == session.None {
+	a, failure := receive(conn, req.Streams)
+	if a == nil && failure == session.None {
 		failure = session.Protocol
 	}
-	return reply, fds, failure
+	return a, failure
+}
+
+// An answer is the daemon's.
+type answer struct {
+	reply   *session.Reply
+	fds     []int // as many as the streams call for, if reply has no Failure
+	version uint8 // that the session speaks
 }
 
 // dial connects to the daemon. A full queue refuses a non-blocking connect
@@ -116,7 +135,7 @@ func send(fd int, frame []byte) error {
 // receive waits for the reply and its descriptors, as many as streams call
 // for; any other number is a fault of the sender, and all are closed. No reply
 // and no failure is session.Late.
-func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Failure) {
+func receive(fd int, streams session.Streams) (*answer, session.Failure) {
 	deadline := time.Now().Add(replyTime)
 	buf := make([]byte, 1024)
 	// Room for more descriptors than can be right, so that none is lost.
@@ -124,7 +143,7 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 	reset := false
 	for {
 		if !pollUntil(fd, unix.POLLIN, deadline) {
-			return nil, nil, session.NoAnswer
+			return nil, session.NoAnswer
 		}
 		n, oobn, flags, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
@@ -137,23 +156,23 @@ func receive(fd int, streams session.Streams) (*session.Reply, []int, session.Fa
 			continue
 		}
 		if err != nil || n == 0 {
-			return nil, nil, session.NoAnswer
+			return nil, session.NoAnswer
 		}
 		fds := rights(oob[:oobn])
 		if len(fds) == 0 && session.KindOf(buf[:n]) == session.KindLate {
-			return nil, nil, session.None
+			return nil, session.None
 		}
 		reply, err := session.DecodeReply(buf[:n])
 		if err == nil && (reply.Failure != session.None || len(fds) == streams.Descriptors()) {
-			return reply, fds, session.None
+			return &answer{reply: reply, fds: fds, version: session.VersionOf(buf)}, session.None
 		}
 		for _, fd := range fds {
 			_ = unix.Close(fd)
 		}
 		if flags&unix.MSG_CTRUNC != 0 && len(fds) < streams.Descriptors() {
-			return nil, nil, session.Internal // no room for them: RLIMIT_NOFILE
+			return nil, session.Internal // no room for them: RLIMIT_NOFILE
 		}
-		return nil, nil, session.Protocol
+		return nil, session.Protocol
 	}
 }
 

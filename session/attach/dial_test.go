@@ -50,7 +50,11 @@ func exchange(t *testing.T, path string, streams session.Streams) (*session.Repl
 	if err := send(fd, frame); err != nil {
 		t.Fatal(err)
 	}
-	return receive(fd, streams)
+	a, failure := receive(fd, streams)
+	if a == nil {
+		return nil, nil, failure
+	}
+	return a.reply, a.fds, failure
 }
 
 func openFDs(t *testing.T) int {

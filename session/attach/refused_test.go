@@ -48,9 +48,9 @@ func TestRefusedUnread(t *testing.T) {
 		if !early {
 			refuse()
 		}
-		reply, _, failure := receive(fd, session.Streams{})
-		if failure != session.None || reply.Failure != session.Busy {
-			t.Errorf("refused before: %v: receive = %+v, %v; want Busy", early, reply, failure)
+		a, failure := receive(fd, session.Streams{})
+		if failure != session.None || a.reply.Failure != session.Busy {
+			t.Errorf("refused before: %v: receive = %+v, %v; want Busy", early, a, failure)
 		}
 		_ = unix.Close(fd)
 	}
@@ -65,7 +65,7 @@ func TestRefusedUnread(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
-	if _, _, failure := receive(fd, session.Streams{}); failure != session.NoAnswer {
+	if _, failure := receive(fd, session.Streams{}); failure != session.NoAnswer {
 		t.Errorf("reset without a reply: %v; want NoAnswer", failure)
 	}
 }

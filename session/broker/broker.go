@@ -98,6 +98,7 @@ type container interface {
 	Outdated(s *sandbox.Spec) bool
 	InUse() bool
 	MapsGID(gid uint32) bool
+	Protocol() uint8 // the version to speak to its carrel-init
 }
 
 // user is the state of one uid. starting is held while the container is being
@@ -170,13 +171,14 @@ func refuseRights(l *net.UnixListener) error {
 }
 
 // login serves one caller.
-func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
+func (b *Broker) login(ctx context.Context, accepted *net.UnixConn) {
+	conn := &caller{UnixConn: accepted, version: session.Version}
 	defer conn.Close()
 	// One login's fault must not end all others' daemon.
-	defer b.survive(func() { _, _ = conn.Write((&session.Reply{Failure: session.Internal}).Encode()) })
+	defer b.survive(func() { _ = conn.answer(&session.Reply{Failure: session.Internal}, nil) })
 	ctx, cancel := context.WithTimeout(ctx, loginTime)
 	defer cancel()
-	uid, err := peer(conn)
+	uid, err := peer(accepted)
 	if err != nil {
 		b.Logger.Warn("login refused", "reason", "caller unknown", "err", err)
 		return
@@ -187,7 +189,7 @@ func (b *Broker) login(ctx context.Context, conn *net.UnixConn) {
 	}
 	defer b.leave(uid)
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
-	request, err := readRequest(conn)
+	request, err := conn.readRequest()
 	if errors.Is(err, errAwake) {
 		if b.Observer != nil {
 			b.Observer.Awake(uid)
@@ -219,15 +221,15 @@ func (b *Broker) survive(after func()) {
 }
 
 // refuse tells the caller why there is no session, and the log the cause.
-func (b *Broker) refuse(conn *net.UnixConn, uid uint32, code session.Failure, detail string, cause error) {
+func (b *Broker) refuse(conn *caller, uid uint32, code session.Failure, detail string, cause error) {
 	level := slog.LevelError
 	if code == session.Refused || code == session.Busy || code == session.Protocol {
 		level = slog.LevelWarn
 	}
 	b.Logger.Log(context.Background(), level, "login refused", "uid", uid, "status", code.Status(), "err", cause)
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = conn.Write((&session.Reply{Failure: code, Detail: detail}).Encode())
-	discard(conn)
+	_ = conn.answer(&session.Reply{Failure: code, Detail: detail}, nil)
+	discard(conn.UnixConn)
 	if b.Observer != nil {
 		b.Observer.Refused(uid, code.Sentence(detail))
 	}

@@ -298,6 +298,8 @@ func newBox(t *testing.T, s sandbox.Spec) *box {
 	return &box{spec: s, l: l, done: make(chan struct{})}
 }
 
+func (c *box) Protocol() uint8 { return session.Version }
+
 func (c *box) Dial(ctx context.Context) (*net.UnixConn, error) {
 	c.mu.Lock()
 	dying := c.dying

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -31,7 +30,7 @@ func fail(code session.Failure, detail string, cause error) *failure {
 }
 
 // serve decides and starts a session, nil if the caller has it.
-func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, request *session.Request) *failure {
+func (b *Broker) serve(ctx context.Context, conn *caller, uid uint32, request *session.Request) *failure {
 	account, err := b.Accounts.Lookup(ctx, uid)
 	if errors.Is(err, accounts.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		return fail(session.NoAnswer, "", err)
@@ -69,7 +68,8 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, uid uint32, requ
 			return unfit(err)
 		}
 		order := b.order(c, wanted, decision, request)
-		reply, fds, err := b.spawn(ctx, c, order)
+		conn.version = min(conn.version, c.Protocol())
+		reply, fds, err := b.spawn(ctx, c, order, conn.version)
 		c.Release()
 		if err != nil && try == 0 && ended(c) {
 			continue
@@ -288,12 +288,12 @@ func put(env []string, kv string) []string {
 }
 
 // deliver hands init's answer to the caller.
-func (b *Broker) deliver(conn *net.UnixConn, user string, r *session.Request, reply *session.Reply, fds []int) *failure {
+func (b *Broker) deliver(conn *caller, user string, r *session.Request, reply *session.Reply, fds []int) *failure {
 	defer closeAll(fds)
 	if reply.Failure != session.None {
 		return fail(reply.Failure, reply.Detail, fmt.Errorf("carrel-init: %w", reply.Failure))
 	}
-	if err := sendRights(conn, reply.Encode(), fds); err != nil {
+	if err := conn.answer(reply, fds); err != nil {
 		// The caller is gone; init sees its control socket close.
 		b.Logger.Info("login given up", "user", user, "err", err)
 		return nil

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -68,18 +67,18 @@ func (b *Broker) Ask(ctx context.Context, uid uint32, command string) (text stri
 const maxOwnText = 3 << 10
 
 // serveOwn answers as a session would that prints the text and exits.
-func (b *Broker) serveOwn(ctx context.Context, conn *net.UnixConn, account accounts.Account, c OwnCommand, s session.Streams) *failure {
+func (b *Broker) serveOwn(ctx context.Context, conn *caller, account accounts.Account, c OwnCommand, s session.Streams) *failure {
 	text, status := b.Own(ctx, account, c)
 	if len(text) > maxOwnText {
 		text = text[:strings.LastIndexByte(text[:maxOwnText], '\n')+1] + "...\n"
 	}
-	outward, err := printed(text, uint8(status), s)
+	outward, err := printed(text, session.In(conn.version, session.Exit{Status: uint8(status)}.Encode()), s)
 	defer closeAll(outward)
 	if err != nil {
 		return fail(session.Internal, "", err)
 	}
 	b.Logger.Info("own command", "user", account.Name, "command", string(c.Name), "yes", c.Yes, "status", status)
-	if err := sendRights(conn, (&session.Reply{}).Encode(), outward); err != nil {
+	if err := conn.answer(&session.Reply{}, outward); err != nil {
 		b.Logger.Info("login given up", "user", account.Name, "err", err)
 	}
 	return nil
@@ -87,7 +86,7 @@ func (b *Broker) serveOwn(ctx context.Context, conn *net.UnixConn, account accou
 
 // printed makes the descriptors of a session that has ended: what it printed
 // waits in its pipe or terminal, and its status in the control socket.
-func printed(text string, status uint8, s session.Streams) (outward []int, err error) {
+func printed(text string, exit []byte, s session.Streams) (outward []int, err error) {
 	control, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -110,7 +109,7 @@ func printed(text string, status uint8, s session.Streams) (outward []int, err e
 		}
 		outward = append(outward, pipe)
 	}
-	_, err = unix.Write(control[0], session.Exit{Status: status}.Encode())
+	_, err = unix.Write(control[0], exit)
 	return outward, os.NewSyscallError("write", err)
 }
 

@@ -45,13 +45,30 @@ func peer(conn *net.UnixConn) (uint32, error) {
 // there.
 var errAwake = errors.New("the user is there")
 
+// A caller is a carrelsh that is connected.
+type caller struct {
+	*net.UnixConn
+	version uint8 // of the protocol, that it is answered in
+}
+
+// answer sends the reply with the descriptors, which stay the caller's own.
+func (c *caller) answer(reply *session.Reply, fds []int) error {
+	return sendRights(c.UnixConn, session.In(c.version, reply.Encode()), fds)
+}
+
+func sendRights(conn *net.UnixConn, frame []byte, fds []int) error {
+	_, _, err := conn.WriteMsgUnix(frame, unix.UnixRights(fds...), nil)
+	return err
+}
+
 // readRequest takes the caller's request. There is no place for descriptors,
 // so the kernel closes what an older one lets pass.
-func readRequest(conn *net.UnixConn) (*session.Request, error) {
-	frame, err := readFrame(conn)
+func (c *caller) readRequest() (*session.Request, error) {
+	frame, err := readFrame(c.UnixConn)
 	if err != nil {
 		return nil, err
 	}
+	c.version = session.VersionOf(frame)
 	switch session.KindOf(frame) {
 	case session.KindHeadStart:
 	case session.KindAwake:
@@ -66,10 +83,10 @@ func readRequest(conn *net.UnixConn) (*session.Request, error) {
 	if request, ok := head.Request(); ok {
 		return request, nil
 	}
-	if _, err := conn.Write(session.Late()); err != nil {
+	if _, err := c.Write(session.In(c.version, session.Late())); err != nil {
 		return nil, err
 	}
-	if frame, err = readFrame(conn); err != nil {
+	if frame, err = readFrame(c.UnixConn); err != nil {
 		return nil, err
 	}
 	return session.DecodeRequest(frame)
@@ -120,12 +137,12 @@ func discard(conn *net.UnixConn) {
 
 // spawn asks carrel-init for a session. On a nil error the caller owns the
 // descriptors, which are as many and of the kind that the streams call for.
-func (b *Broker) spawn(ctx context.Context, c container, order *session.Spawn) (*session.Reply, []int, error) {
+func (b *Broker) spawn(ctx context.Context, c container, order *session.Spawn, version uint8) (*session.Reply, []int, error) {
 	frame, err := order.Encode()
 	if err != nil {
 		return &session.Reply{Failure: session.TooLong}, nil, nil
 	}
-	conn, err := ask(ctx, c, frame)
+	conn, err := ask(ctx, c, session.In(version, frame))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -154,7 +171,7 @@ func (b *Broker) spawn(ctx context.Context, c container, order *session.Spawn) (
 
 // Ping asks carrel-init how many sessions it runs.
 func Ping(ctx context.Context, c container) (session.Pong, error) {
-	conn, err := ask(ctx, c, session.Ping())
+	conn, err := ask(ctx, c, session.In(c.Protocol(), session.Ping()))
 	if err != nil {
 		return session.Pong{}, err
 	}
@@ -195,11 +212,6 @@ func ask(ctx context.Context, c container, frame []byte) (*net.UnixConn, error) 
 		return nil, err
 	}
 	return conn, nil
-}
-
-func sendRights(conn *net.UnixConn, frame []byte, fds []int) error {
-	_, _, err := conn.WriteMsgUnix(frame, unix.UnixRights(fds...), nil)
-	return err
 }
 
 func rights(oob []byte) []int {

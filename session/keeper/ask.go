@@ -33,7 +33,7 @@ func exchange(ctx context.Context, c *sandbox.Container, frame []byte) ([]byte, 
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
-	if _, err := conn.Write(frame); err != nil {
+	if _, err := conn.Write(session.In(c.Protocol(), frame)); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, session.MaxFrame)
@@ -95,7 +95,7 @@ func watch(c *sandbox.Container) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(session.Watch()); err != nil {
+	if _, err := conn.Write(session.In(c.Protocol(), session.Watch())); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -156,7 +156,8 @@ func (k *Keeper) answer(w *ward, frame []byte) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(askTime))
-	_, _ = conn.Write(session.Answer{Serial: question.Serial, Status: uint8(status), Text: text}.Encode())
+	answer := session.Answer{Serial: question.Serial, Status: uint8(status), Text: text}
+	_, _ = conn.Write(session.In(w.c.Protocol(), answer.Encode()))
 	time.Sleep(askPause)
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/session"
 )
 
 // controls waits for the clients of all sessions on one thread. A session
@@ -22,8 +24,9 @@ type controls struct {
 // A control is a client's control socket. A descriptor's number is used again
 // when it is closed, so nobody speaks of one by its number.
 type control struct {
-	fd   int
-	gone bool // and closed; guarded by controls.mu
+	fd      int
+	version uint8 // of the protocol
+	gone    bool  // and closed; guarded by controls.mu
 	// hear is told each frame, and nil once when the client has gone. It must
 	// not block.
 	hear func(packet []byte)
@@ -67,7 +70,7 @@ func (c *controls) pass(to *control, packet []byte, right int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !to.gone &&
-		unix.Sendmsg(to.fd, packet, unix.UnixRights(right), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) == nil
+		unix.Sendmsg(to.fd, session.In(to.version, packet), unix.UnixRights(right), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) == nil
 }
 
 // abandon has nobody send to a control socket that was never added and that
@@ -97,7 +100,7 @@ func (c *controls) finish(ctl *control, packet []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !ctl.gone {
-		_ = unix.Send(ctl.fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		_ = unix.Send(ctl.fd, session.In(ctl.version, packet), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 		c.closeLocked(ctl)
 	}
 }

@@ -13,20 +13,22 @@ import (
 
 // answerRest answers what is no login: which sessions live, a line for the
 // terminals, and whoever wants to hear of ends.
-func (s *Server) answerRest(fd int, frame []byte) {
+func (s *Server) answerRest(a asked, frame []byte) {
 	switch session.KindOf(frame) {
 	case session.KindSessions:
-		_ = send(fd, s.listing().Encode(), nil)
+		a.answer(s.listing().Encode(), nil)
 	case session.KindTell:
 		if tell, err := session.DecodeTell(frame); err == nil {
-			_ = send(fd, session.Told{Terminals: s.tell(tell.Text)}.Encode(), nil)
+			a.answer(session.Told{Terminals: s.tell(tell.Text)}.Encode(), nil)
 		}
 	case session.KindAnswer:
-		if a, err := session.DecodeAnswer(frame); err == nil {
-			s.answerOwn(a)
+		if answer, err := session.DecodeAnswer(frame); err == nil {
+			s.answerOwn(answer)
 		}
 	case session.KindWatch:
-		s.watch.take(fd)
+		s.watch.take(a)
+	default:
+		a.answer((&session.Reply{Failure: session.Protocol}).Encode(), nil)
 	}
 }
 
@@ -99,15 +101,16 @@ const watchTime = 100 * time.Millisecond
 // A watch is carreld's ear for the ends of sessions. What nobody hears is
 // kept, to a bound, for the next carreld.
 type watch struct {
-	mu   sync.Mutex
-	fd   int // connection, -1 if nobody listens
-	ends []session.End
-	due  bool // a flush is
+	mu      sync.Mutex
+	fd      int   // connection, -1 if nobody listens
+	version uint8 // of the protocol
+	ends    []session.End
+	due     bool // a flush is
 }
 
 // take makes the connection the one that is told.
-func (w *watch) take(conn int) {
-	fd, err := unix.FcntlInt(uintptr(conn), unix.F_DUPFD_CLOEXEC, 0)
+func (w *watch) take(a asked) {
+	fd, err := unix.FcntlInt(uintptr(a.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
@@ -116,7 +119,7 @@ func (w *watch) take(conn int) {
 	if w.fd >= 0 {
 		_ = unix.Close(w.fd)
 	}
-	w.fd = fd
+	w.fd, w.version = fd, a.version
 	w.flushLocked()
 }
 
@@ -145,7 +148,7 @@ func (w *watch) flushLocked() {
 	if w.fd < 0 || len(w.ends) == 0 {
 		return
 	}
-	err := unix.Sendmsg(w.fd, (&session.Ended{Ends: w.ends}).Encode(), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	err := unix.Sendmsg(w.fd, session.In(w.version, (&session.Ended{Ends: w.ends}).Encode()), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 	if err != nil {
 		_ = unix.Close(w.fd)
 		w.fd = -1

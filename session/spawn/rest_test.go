@@ -36,7 +36,7 @@ func TestListing(t *testing.T) {
 		7: {id: 1, pid: 7, started: now, terminal: "/dev/pts/0"},
 	}}
 	ours, theirs := pair(t)
-	s.answerRest(ours, session.Sessions())
+	s.answerRest(asked{fd: ours, version: session.Version}, session.Sessions())
 	frame, err := readFrame(theirs)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestWatch(t *testing.T) {
 	w := &watch{fd: -1}
 	w.ended(session.End{ID: 1})
 	first, hears := pair(t)
-	w.take(first)
+	w.take(asked{fd: first, version: session.Version})
 	next := func(fd int) []session.ID {
 		t.Helper()
 		frame, err := readFrame(fd)
@@ -83,7 +83,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("told %v; want three ends at once", got)
 	}
 	second, also := pair(t)
-	w.take(second)
+	w.take(asked{fd: second, version: session.Version})
 	w.ended(session.End{ID: 20})
 	if got := next(also); !cmp.Equal(got, []session.ID{20}) {
 		t.Errorf("the newest listener was told %v", got)
@@ -95,7 +95,7 @@ func TestWatch(t *testing.T) {
 	}
 	time.Sleep(2 * watchTime) // nobody is there to take it
 	third, late := pair(t)
-	w.take(third)
+	w.take(asked{fd: third, version: session.Version})
 	if got := next(late); len(got) != session.MaxEnds || got[0] != 105 {
 		t.Errorf("kept %d ends from %d; want the newest %d", len(got), got[0], session.MaxEnds)
 	}

@@ -139,34 +139,43 @@ func (s *Server) answer(fd int) {
 	if err != nil {
 		return
 	}
+	a := asked{fd: fd, version: session.VersionOf(frame)}
 	switch session.KindOf(frame) {
 	case session.KindPing:
 		s.mu.Lock()
 		n := len(s.live)
 		s.mu.Unlock()
-		_ = send(fd, session.Pong{Sessions: uint32(n)}.Encode(), nil)
+		a.answer(session.Pong{Sessions: uint32(n)}.Encode(), nil)
 	case session.KindSpawn:
 		order, err := session.DecodeSpawn(frame)
 		if err != nil {
-			_ = send(fd, (&session.Reply{Failure: session.Protocol}).Encode(), nil)
+			a.answer((&session.Reply{Failure: session.Protocol}).Encode(), nil)
 			return
 		}
-		s.serve(fd, order)
+		s.serve(a, order)
 	default:
-		s.answerRest(fd, frame)
+		s.answerRest(a, frame)
 	}
 }
 
+// asked is a connection on which carreld has asked something.
+type asked struct {
+	fd      int
+	version uint8 // of the protocol
+}
+
+func (a asked) answer(frame []byte, fds []int) { _ = send(a.fd, session.In(a.version, frame), fds) }
+
 // serve starts a session and hands its descriptors out.
-func (s *Server) serve(fd int, order *session.Spawn) {
-	l, outward, reply := s.start(order)
+func (s *Server) serve(a asked, order *session.Spawn) {
+	l, outward, reply := s.start(order, a.version)
 	if l == nil {
-		_ = send(fd, reply.Encode(), nil)
+		a.answer(reply.Encode(), nil)
 		return
 	}
 	// If the reply does not get out, the other end of the control socket is
 	// closed below, and the session ends as when a client vanishes.
-	_ = send(fd, reply.Encode(), outward)
+	a.answer(reply.Encode(), outward)
 	for _, fd := range outward {
 		_ = unix.Close(fd)
 	}

@@ -27,7 +27,7 @@ type ends struct {
 // start makes the session's ends and starts its first process. It returns nil
 // and a reply with a Failure if that did not go; else the descriptors to hand
 // out, which are the caller's.
-func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
+func (s *Server) start(order *session.Spawn, version uint8) (*live, []int, *session.Reply) {
 	lend(order, executable)
 	passOver(order)
 	e, err := open(order)
@@ -36,7 +36,7 @@ func (s *Server) start(order *session.Spawn) (*live, []int, *session.Reply) {
 	}
 	defer e.closeInside()
 	l := &live{server: s, tty: order.Streams.Tty, killRest: order.KillRest, id: order.ID, uid: order.UID, terminal: e.tty}
-	l.control = &control{fd: e.control, hear: l.hear}
+	l.control = &control{fd: e.control, version: version, hear: l.hear}
 	if order.Agent {
 		// Before the fork, so that the socket is there when the shell looks, and
 		// whoever connects to it at once finds the session.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience bounds every wait of this package. It is long because it only
@@ -69,8 +71,31 @@ func (h *Host) install(ctx context.Context, root string) error {
 	if err := os.Chmod(h.Dir, 0o711); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "-s", "-C", root, "install",
-		"BIN="+filepath.Join(h.Dir, "build"), "DESTDIR=", "PREFIX="+h.Prefix, "RUNDIR="+h.RunDir)
+	return h.make(ctx, root, "BIN="+filepath.Join(h.Dir, "build"), "DESTDIR=")
+}
+
+// Next puts the release that speaks the next version of the protocol in the
+// place of the installed one, as an upgrade does: the paths are the same, and
+// what runs goes on. The function that it returns goes back.
+func (h *Host) Next(ctx context.Context) (back func() error, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	next := filepath.Join(h.Dir, "next")
+	if err := h.make(ctx, root, "BIN="+filepath.Join(h.Dir, "build-next"), "DESTDIR="+next, "TAGS=nextprotocol"); err != nil {
+		return nil, err
+	}
+	swap := func() error {
+		return os.NewSyscallError("renameat2", unix.Renameat2(
+			unix.AT_FDCWD, filepath.Join(next, h.Prefix), unix.AT_FDCWD, h.Prefix, unix.RENAME_EXCHANGE))
+	}
+	return swap, swap()
+}
+
+func (h *Host) make(ctx context.Context, root string, args ...string) error {
+	args = append([]string{"--no-print-directory", "-s", "-C", root, "install", "PREFIX=" + h.Prefix, "RUNDIR=" + h.RunDir}, args...)
+	cmd := exec.CommandContext(ctx, "make", args...)
 	// make is often our grandparent: what it told its children is not for this one.
 	cmd.Env = without(os.Environ(), "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CMD")
 	if out, err := cmd.CombinedOutput(); err != nil {
