@@ -130,6 +130,9 @@ func (g *Gatherer) units(a *Account) {
 			a.UserUnit = unit
 		}
 	}
+	if g.withheld(a) {
+		a.UserUnit = ""
+	}
 	for _, dir := range []string{"/etc/systemd/system.control", "/run/systemd/system.control", "/etc/systemd/system", "/run/systemd/system"} {
 		for _, unit := range []string{unitName(a.UID), "user@.service"} {
 			target, err := os.Readlink(g.at(dir + "/" + unit))
@@ -139,6 +142,22 @@ func (g *Gatherer) units(a *Account) {
 			}
 		}
 	}
+}
+
+// withheld says that the package's drop-in keeps systemd from starting the
+// account's manager. Of drop-ins of one name the first counts (systemd.unit(5)).
+func (g *Gatherer) withheld(a *Account) bool {
+	for _, dir := range []string{"/etc", "/run", "/usr/lib", "/lib"} {
+		file := dir + "/systemd/system/user@.service.d/50-carrel.conf"
+		if !g.exists(file) {
+			continue
+		}
+		text, err := os.ReadFile(g.at(file))
+		return err == nil && slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "ExecCondition=") && slices.Contains(strings.Fields(line), a.Shell)
+		})
+	}
+	return false
 }
 
 // cron says what cron(8) does for the account, by crontab(1) of Debian.

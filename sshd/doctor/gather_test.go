@@ -179,6 +179,17 @@ func TestGather(t *testing.T) {
 			h.put("/etc/pam.d/common-session", "# pam_systemd.so\nsession optional\tpam_systemd.so\n", 0o644)
 			h.put("/lib/systemd/system/user@.service", "[Unit]\n", 0o644)
 		}, put("/etc/systemd/system/user@.service", "")},
+		// The package's drop-in, and one of the administrator's that replaces it.
+		{"systemd-user", func(h *fakeHost) {
+			h.put("/etc/pam.d/common-session", "session optional\tpam_systemd.so\n", 0o644)
+			h.put("/lib/systemd/system/user@.service", "[Unit]\n", 0o644)
+			h.put("/usr/lib/systemd/system/user@.service.d/50-carrel.conf", userManager(h.t), 0o644)
+			h.put("/etc/systemd/system/user@.service.d/50-carrel.conf", "[Service]\n", 0o644)
+		}, func(h *fakeHost) {
+			if err := os.Remove(h.at("/etc/systemd/system/user@.service.d/50-carrel.conf")); err != nil {
+				h.t.Fatal(err)
+			}
+		}},
 		{"home-owner", func(h *fakeHost) {
 			if err := os.Chmod(h.at("/home/alice"), 0o775); err != nil {
 				h.t.Fatal(err)
@@ -340,6 +351,16 @@ func TestFixSSHD(t *testing.T) {
 			t.Errorf("ran %q", h.ran)
 		}
 	})
+}
+
+// userManager is the package's drop-in.
+func userManager(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../packaging/user-manager.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestFixSystemd: the link is what masks; a systemd that runs is told.

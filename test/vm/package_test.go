@@ -13,7 +13,8 @@ import (
 	"github.com/carrel-sh/carrel/internal/testneed"
 )
 
-// built are packages of this tree: version 1.0, and 1.1 to upgrade to.
+// built are packages of this tree: version 1.0, and 1.1 to upgrade to, which
+// speaks the next version of the protocol.
 var built struct {
 	once  sync.Once
 	dir   string
@@ -36,11 +37,7 @@ func packages(t *testing.T) []string {
 			t.Fatal(err)
 		}
 		built.dir = dir
-		var paths []string
-		for _, version := range []string{"1.0", "1.1"} {
-			paths = append(paths, makeDeb(t, version, dir))
-		}
-		built.paths = paths
+		built.paths = []string{makeDeb(t, "1.0", dir), makeDeb(t, "1.1", dir, "TAGS=nextprotocol")}
 	})
 	if built.paths == nil {
 		t.Fatal("make deb failed before")

@@ -511,7 +511,9 @@ func dropIn(t *testing.T, m *machine) {
 // upgrade goes to the next version and back under a session.
 func upgrade(t *testing.T, m *machine) {
 	s := startStream(t, m, "alice")
-	init := m.root(t, "carrel ps --json | grep -o '\"init_pid\": *[0-9]*'")
+	m.root(t, "carrel stop bob || true")
+	const inits = "carrel ps --json | grep -o '\"init_pid\": *[0-9]*'"
+	init := m.root(t, inits)
 	for _, version := range []string{"1.1", "1.0"} {
 		pid := m.root(t, mainPID)
 		m.root(t, "export DEBIAN_FRONTEND=noninteractive; apt-get -qq install -y --allow-downgrades /seed/carrel_"+version+"_*.deb </dev/null")
@@ -521,12 +523,15 @@ func upgrade(t *testing.T, m *machine) {
 		if got := m.root(t, mainPID); got == pid {
 			t.Errorf("carreld of %s was not restarted", version)
 		}
-		if got := m.root(t, "carrel ps --json | grep -o '\"init_pid\": *[0-9]*'"); got != init {
+		if got := m.root(t, inits); got != init {
 			t.Errorf("container %q after the installation of %s; want %q", got, version, init)
 		}
-		if r := m.as("alice", "echo new"); r.Stdout != "new\n" {
-			t.Errorf("login with %s: %v", version, r)
+		for _, user := range []string{"alice", "bob"} { // bob's container is from 1.1
+			if r := m.as(user, "echo new"); r.Stdout != "new\n" {
+				t.Errorf("login of %s with %s: %v", user, version, r)
+			}
 		}
+		init = m.root(t, inits)
 	}
 	t.Logf("a stream of %d bytes lived through it", s.whole(t))
 	// A clean restart of the cgroups' holder is the one that ends containers.
@@ -536,13 +541,27 @@ func upgrade(t *testing.T, m *machine) {
 	}
 }
 
-// doctor mends what it finds on a machine that was set up as the README says:
-// systemd's managers of the users' own. It finds what is amiss with an account
-// that the drop-in does not serve.
+// doctor finds nothing that lets a user of Carrel run something on a machine
+// that was set up as the README says: systemd starts no manager for them, and
+// does for a plain account. It mends what lets systemd do so, and finds what is
+// amiss with an account that the drop-in of sshd does not serve.
 func doctor(t *testing.T, m *machine) {
 	status := func() string { return m.root(t, "carrel doctor >/root/doctor || echo status $?") }
-	if got := status(); got == "" {
-		t.Error("nothing found on a machine where systemd starts a manager for each user")
+	const managers = "pgrep -u alice -x systemd; pgrep -c -u plain -x systemd"
+	m.root(t, `useradd -m -s /bin/bash plain && install -d -o plain -g plain -m 700 /home/plain/.ssh && cp /home/alice/.ssh/authorized_keys /home/plain/.ssh/`)
+	s := start(t, m.ssh("alice", "echo in; exec sleep 1000", "-tt"))
+	s.wait(t, "in")
+	p := start(t, m.ssh("plain", "echo in; exec sleep 1000", "-tt"))
+	p.wait(t, "in")
+	if got := m.root(t, managers); got != "1" {
+		t.Errorf("managers of alice and of a plain account: %q; want the latter's alone", got)
+	}
+	if got := status(); got == "status 2" || got == "status 69" {
+		t.Errorf("on a machine as the README sets it up: %s\n%s", got, m.root(t, "cat /root/doctor"))
+	}
+	m.root(t, "mkdir -p /etc/systemd/system/user@.service.d && ln -s /dev/null /etc/systemd/system/user@.service.d/50-carrel.conf && systemctl daemon-reload && systemctl start user@1000.service && pgrep -u alice -x systemd")
+	if got := status(); got != "status 2" {
+		t.Errorf("where systemd runs a manager for alice: %q\n%s", got, m.root(t, "cat /root/doctor"))
 	}
 	m.root(t, "carrel doctor --fix || true")
 	if got := status(); got == "status 2" || got == "status 69" {
@@ -556,7 +575,7 @@ func doctor(t *testing.T, m *machine) {
 		t.Errorf("with an account that the drop-in does not serve: %s", got)
 	}
 	// What --fix did is the administrator's, and purge does not take it back.
-	m.root(t, "usermod -aG carrel alice; systemctl unmask user@1000.service user@1001.service")
+	m.root(t, "usermod -aG carrel alice; systemctl unmask user@1000.service user@1001.service; rm -r /etc/systemd/system/user@.service.d; systemctl daemon-reload; loginctl terminate-user plain; userdel -rf plain")
 }
 
 // reboot reboots, once as one should and once as a power cut does.
