@@ -3,6 +3,7 @@ package fidelity
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,10 +84,42 @@ func TestOpenSSHRegress(t *testing.T) {
 		}
 		b.WriteString(want[name])
 	}
+	tally(t, b.String())
 	if *update {
 		if err := os.WriteFile(regressGolden, []byte(b.String()), 0o644); err != nil { //nolint:gosec // a file of the repository
 			t.Fatal(err)
 		}
+	}
+}
+
+// tally holds what the README says of the verdicts against them. A test that
+// is not ok has a reason, unless it fails on a plain account as well.
+func tally(t *testing.T, verdicts string) {
+	t.Helper()
+	var ok, skip, plain, own, all int
+	for line := range strings.Lines(verdicts) {
+		name, verdict, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		all++
+		switch {
+		case verdict == "ok":
+			ok++
+		case strings.HasPrefix(verdict, "skipped: "):
+			skip++
+		case !strings.Contains(verdict, "; a plain account: ok"):
+			plain++
+		case regressReasons[name] == "":
+			t.Errorf("%s: nobody says why", strings.TrimSpace(line))
+		default:
+			own++
+		}
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("Of %d, %d pass, %d skip themselves, %d fail on a plain account, too,\nand %d fail by what Carrel does on purpose", all, ok, skip, plain, own)
+	if !strings.Contains(string(readme), want) {
+		t.Errorf("the README does not say:\n%s", want)
 	}
 }
 
