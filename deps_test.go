@@ -45,6 +45,7 @@ var layers = []struct{ in, may, why string }{
 	{"session/admin", "session session/events", "carrel links it, and it knows of no container but as JSON"},
 	{"session/keeper", "sandbox sandbox/cgroup session session/events", "it looks after the containers that run, and admits nobody"},
 	{"session/broker", "accounts config imagestore policy sandbox session session/broker/...", "it joins the parts; nothing but carreld is above it"},
+	{"session/broker/...", "session", "a part of the broker"},
 	{"imagestore/...", "imagestore/... internal/idmap internal/testneed", "it returns a mount list and knows of no container"},
 	{"sandbox", "session internal/failpoint internal/idmap sandbox/...", "it takes a mount list and knows of no image"},
 	{"sandbox/runtime", "internal/idmap sandbox/... session", "the one package that knows libcontainer"},

@@ -28,6 +28,10 @@ type Settings struct {
 	Home   Home   // where the home directory comes from
 	Limits Limits // of all the user's sessions together
 	Linger Linger // what becomes of processes that a session leaves
+	// Motd is a file of the host that a login on a terminal shows, "" for none.
+	Motd string
+	// LastLogin has it show the login before, too.
+	LastLogin bool
 	// NoAgent refuses agent forwarding (ssh -A).
 	NoAgent bool
 	Idle    Idle

@@ -129,6 +129,11 @@ func encodeSettings(b *strings.Builder, s Settings) {
 		quota = fmt.Sprintf("%d%%", s.Limits.CPUQuotaMicros*100/CPUPeriodMicros)
 	}
 	fmt.Fprintf(b, "image = %s\nshell = %s\nhome = %s\n", quote(s.Image), quote(s.Shell), quote(string(s.Home)))
+	motd := s.Motd
+	if motd == "" {
+		motd = motdNone
+	}
+	fmt.Fprintf(b, "motd = %s\nlast_login = %v\n", quote(motd), s.LastLogin)
 	fmt.Fprintf(b, "linger = %s\nagent_forwarding = %v\n", quote(string(s.Linger)), !s.NoAgent)
 	fmt.Fprintf(b, "limits = { memory = %q, swap = %q, cpu_weight = %d, cpu_quota = %q, pids = %d }\n",
 		FormatSize(s.Limits.MemoryBytes), FormatSize(s.Limits.SwapBytes), s.Limits.CPUWeight, quota, s.Limits.Pids)

@@ -24,7 +24,7 @@ func TestManualPage(t *testing.T) {
 		t.Errorf("example = %+v, %v", c, err)
 	}
 	for _, want := range []string{
-		"image", "shell", "home", "memory", "swap", "cpu_weight", "cpu_quota", "pids", "linger", "agent_forwarding", "enforce", "login_shells", "first", "count",
+		"image", "shell", "home", "memory", "swap", "cpu_weight", "cpu_quota", "pids", "linger", "motd", "last_login", "agent_forwarding", "enforce", "login_shells", "first", "count",
 		"users", "groups", "allow", "message", "freeze", "stop", "self_service",
 	} {
 		if !strings.Contains(page, "\n.BR "+want+" ") {

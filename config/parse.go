@@ -91,6 +91,17 @@ func (d *decoder) settings(t *table, s *Settings) {
 	value(t, "shell", absolutePath(&s.Shell))
 	value(t, "home", oneOf(&s.Home, HomePrivate, HomeHost, HomeNone))
 	value(t, "linger", oneOf(&s.Linger, LingerKeep, LingerKill))
+	value(t, "motd", func(path string) *fault {
+		if path == motdNone {
+			s.Motd = ""
+			return nil
+		}
+		return absolutePath(&s.Motd)(path)
+	})
+	value(t, "last_login", func(told bool) *fault {
+		s.LastLogin = told
+		return nil
+	})
 	value(t, "agent_forwarding", func(allowed bool) *fault {
 		s.NoAgent = !allowed
 		return nil
@@ -121,6 +132,9 @@ func (d *decoder) settings(t *table, s *Settings) {
 		d.env(e, s)
 	}
 }
+
+// motdNone is a motd that shows nothing.
+const motdNone = "none"
 
 // env reads variables on top of those of s.
 func (d *decoder) env(t *table, s *Settings) {
@@ -319,7 +333,7 @@ func (t *table) tables(key string) []*table {
 
 // refuseSettings reports the settings of a rule that admits nobody.
 func (t *table) refuseSettings() {
-	for _, key := range []string{"image", "shell", "home", "linger", "agent_forwarding", "limits", "idle", "self_service", "env"} {
+	for _, key := range []string{"image", "shell", "home", "linger", "motd", "last_login", "agent_forwarding", "limits", "idle", "self_service", "env"} {
 		if t.has(key) {
 			t.report(t.at(key), faultf("remove it, or remove allow = false", "%q has no effect in a rule that refuses", key))
 		}

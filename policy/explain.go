@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -92,6 +93,7 @@ func (d *Decision) write(b *strings.Builder) {
 		{"pids", strconv.FormatInt(d.Limits.Pids, 10)},
 		{"linger", string(linger)},
 		{"agent", agent},
+		{"motd", cmp.Or(d.Motd, "none") + lastLogin(d.LastLogin)},
 		{"idle", fmt.Sprintf("freeze %s, stop %s", config.FormatIdle(d.Idle.Freeze), config.FormatIdle(d.Idle.Stop))},
 		{"self", selfCommands(d.SelfService)},
 		{"enforce", string(enforce)},
@@ -101,6 +103,13 @@ func (d *Decision) write(b *strings.Builder) {
 	for _, entry := range d.Env {
 		fmt.Fprintf(b, "  %-8s %s\n", "env", entry)
 	}
+}
+
+func lastLogin(told bool) string {
+	if told {
+		return ", and the last login"
+	}
+	return ""
 }
 
 func selfCommands(list []config.SelfCommand) string {

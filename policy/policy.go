@@ -86,7 +86,11 @@ type Decision struct {
 	Limits   config.Limits `json:"limits"`
 	// KillRest ends with a session everything that was started in it.
 	KillRest bool `json:"kill_rest"`
-	Agent    bool `json:"agent"` // ssh -A reaches the user's agent
+	// Motd is a file of the host that a login on a terminal shows, "" for none.
+	Motd string `json:"motd"`
+	// LastLogin has such a login show when and from where the one before was.
+	LastLogin bool `json:"last_login"`
+	Agent     bool `json:"agent"` // ssh -A reaches the user's agent
 	// Idle says when the container is frozen and stopped for want of use.
 	Idle config.Idle `json:"idle"`
 	// SelfService are the commands about their container that users may give.
@@ -167,6 +171,8 @@ func (p *Policy) admit(a Account, index int, s config.Settings, env []string) (D
 		Shell:      s.Shell,
 		Home:       s.Home,
 		KillRest:   s.Linger == config.LingerKill,
+		Motd:       s.Motd,
+		LastLogin:  s.LastLogin,
 		Agent:      !s.NoAgent,
 		Idle:       s.Idle,
 		HomePath:   home,

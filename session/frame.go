@@ -14,6 +14,8 @@ const (
 	maxGroups  = 65536 / 4 // NGROUPS_MAX is 65536; a frame holds 16384 with room to spare
 	maxShells  = 8
 	maxBlob    = 64 << 10
+	// MaxNotice bounds a Reply.Notice, in bytes.
+	MaxNotice = 8 << 10
 )
 
 // A Kind tells what a frame holds.

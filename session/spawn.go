@@ -1,5 +1,7 @@
 package session
 
+import "strings"
+
 // An ID names one session of one container in logs and cgroups. It is unique
 // while carreld keeps its state and carries no right.
 type ID uint64
@@ -86,6 +88,9 @@ type Reply struct {
 	// Shell is the shell that runs instead of the wanted one, "" if the wanted
 	// one runs.
 	Shell string
+	// Notice is text for a person at the terminal, above the first prompt: lines
+	// that are printable, each with a newline; may be empty. Only carreld's counts.
+	Notice string
 	// Detail is a name that the sentence for Failure speaks of, such as that
 	// of an image; printable, may be empty.
 	Detail string
@@ -97,16 +102,26 @@ func (r *Reply) Encode() []byte {
 	e.u8(uint8(r.Failure))
 	e.str(Printable(r.Shell, 256))
 	e.str(Printable(r.Detail, 256))
+	e.str(lines(r.Notice))
 	return e.b
 }
 
 // DecodeReply takes a Reply; its texts are printable whoever wrote it.
 func DecodeReply(frame []byte) (*Reply, error) {
 	d := newDecoder(frame, KindReply)
-	r := &Reply{Failure: Failure(d.u8()), Shell: d.str(), Detail: d.str()}
+	r := &Reply{Failure: Failure(d.u8()), Shell: d.str(), Detail: d.str(), Notice: d.str()}
 	if err := d.end(); err != nil {
 		return nil, err
 	}
-	r.Shell, r.Detail = Printable(r.Shell, 256), Printable(r.Detail, 256)
+	r.Shell, r.Detail, r.Notice = Printable(r.Shell, 256), Printable(r.Detail, 256), lines(r.Notice)
 	return r, nil
+}
+
+// lines makes text printable line by line, within MaxNotice.
+func lines(text string) string {
+	all := strings.Split(text[:min(len(text), MaxNotice)], "\n")
+	for i := range all {
+		all[i] = Printable(all[i], MaxNotice)
+	}
+	return strings.Join(all, "\n")
 }

@@ -183,6 +183,11 @@ func (b *backend) discard(ctx context.Context, uid uint32, home bool, e events.E
 	b.keeper.Because(uid, string(e.Kind)+" "+e.Detail)
 	had := false
 	err := b.broker.Alone(ctx, uid, func() (err error) {
+		if home {
+			if err := b.broker.Greetings.Forget(uid); err != nil {
+				return err
+			}
+		}
 		had, err = b.boxes.Discard(uid, home)
 		return err
 	})

@@ -26,6 +26,7 @@ import (
 	"github.com/carrel-sh/carrel/sandbox/idrange"
 	"github.com/carrel-sh/carrel/session/admin"
 	"github.com/carrel-sh/carrel/session/broker"
+	"github.com/carrel-sh/carrel/session/broker/greeting"
 	"github.com/carrel-sh/carrel/session/events"
 	"github.com/carrel-sh/carrel/session/keeper"
 )
@@ -182,6 +183,7 @@ func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logg
 	}
 	back.keeper.Adopt()
 	b.Observer, b.Own = back.keeper, back.own
+	b.Greetings = greeting.Store{Dir: filepath.Join(o.stateDir, "lastlogin")}
 	if err := back.reopen(); err != nil {
 		happened.Close()
 		return nil, err

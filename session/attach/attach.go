@@ -69,6 +69,9 @@ func Run(socket string, headStart int, agent string, req *session.Request, notic
 	if reply.Failure != session.None {
 		return Outcome{Failure: reply.Failure, Detail: reply.Detail}
 	}
+	if tty != nil && reply.Notice != "" && isTerminal(2) {
+		_ = writeAll(2, []byte(reply.Notice))
+	}
 	if reply.Shell != "" && notice != nil {
 		notice("the wanted shell is not in your container's image; this is " + reply.Shell)
 	}

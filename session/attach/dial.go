@@ -138,6 +138,9 @@ func send(fd int, frame []byte) error {
 func receive(fd int, streams session.Streams) (*answer, session.Failure) {
 	deadline := time.Now().Add(replyTime)
 	buf := make([]byte, 1024)
+	if streams.Tty {
+		buf = make([]byte, 1024+session.MaxNotice)
+	}
 	// Room for more descriptors than can be right, so that none is lost.
 	oob := make([]byte, unix.CmsgSpace(8*4))
 	reset := false

@@ -18,6 +18,7 @@ import (
 	"github.com/carrel-sh/carrel/policy"
 	"github.com/carrel-sh/carrel/sandbox"
 	"github.com/carrel-sh/carrel/session"
+	"github.com/carrel-sh/carrel/session/broker/greeting"
 )
 
 // Limits of a broker.
@@ -50,6 +51,9 @@ type Broker struct {
 	// they want done to it: the text for their terminal, and the exit status.
 	// nil leaves the commands to the shell inside.
 	Own func(ctx context.Context, account accounts.Account, c OwnCommand) (text string, status int)
+
+	// Greetings remembers last logins.
+	Greetings greeting.Store
 
 	closed atomic.Pointer[Closure]
 	nextID atomic.Uint64

@@ -77,6 +77,7 @@ func (b *Broker) serve(ctx context.Context, conn *caller, uid uint32, request *s
 		if err != nil {
 			return fail(session.NoAnswer, "", fmt.Errorf("carrel-init: %w", err))
 		}
+		reply.Notice = b.greeting(uid, decision, request, reply)
 		f = b.deliver(conn, account.Name, request, reply, fds)
 		if f == nil && b.Observer != nil {
 			b.Observer.LoggedIn(uid, order.ID, request.Streams.Tty)
@@ -285,6 +286,18 @@ func put(env []string, kv string) []string {
 		}
 	}
 	return append(env, kv)
+}
+
+// greeting is for a person at a terminal, who got a shell and gave no command.
+func (b *Broker) greeting(uid uint32, d policy.Decision, r *session.Request, reply *session.Reply) string {
+	if r.Command.HasText || !r.Streams.Tty || reply.Failure != session.None || d.Motd == "" && !d.LastLogin {
+		return ""
+	}
+	text, err := b.Greetings.Text(uid, d.Motd, d.LastLogin, r.Env)
+	if err != nil {
+		b.Logger.Warn("greeting", "uid", uid, "err", err)
+	}
+	return text
 }
 
 // deliver hands init's answer to the caller.

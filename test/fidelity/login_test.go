@@ -19,6 +19,7 @@ import (
 var loginRows = []row{
 	{"login reads the profile, -c does not; the files are the container's", atMain, profiles},
 	{"MOTD and last login as on a plain host", func(d *door) bool { return atMain(d) && d.mode != direct }, motd},
+	{"MOTD and last login by Carrel's policy", atMain, greeted},
 	{"zsh, fish and dash as login shells", atMain, shells},
 	{"a missing shell falls back, and says so on a terminal", atMain, fallback},
 	{"umask, ulimit, groups, locale, PATH as on a plain host", atMain, golden},
@@ -68,11 +69,11 @@ func profiles(s *scene) error {
 // /etc/motd and the last login, by itself or by PAM, before it starts the login
 // shell, and neither for a forced command; su shows neither.
 func motd(s *scene) error {
-	got, err := s.abovePrompt(false)
+	got, err := s.abovePrompt(s.visit(false, ""))
 	if err != nil {
 		return err
 	}
-	want, err := s.abovePrompt(true)
+	want, err := s.abovePrompt(s.visit(true, ""))
 	if err != nil {
 		return err
 	}
@@ -85,10 +86,32 @@ func motd(s *scene) error {
 	return nil
 }
 
+// greeted is an account whose rule has both shown. What sshd and PAM show stands
+// above them. A command is not greeted.
+func greeted(s *scene) error {
+	a := s.ruled["greeted"]
+	defer s.lock(a)()
+	above, err := s.abovePrompt(s.at(a, ""))
+	if err != nil {
+		return err
+	}
+	want := `Welcome to \?\[2J the lab\nLast login: \w+ \w+ [ \d]\d \d\d:\d\d:\d\d \d+\n$`
+	if s.atSSHD() {
+		want = `Welcome to \?\[2J the lab\nLast login: DATE from 127\.0\.0\.1\n$`
+	}
+	if !regexp.MustCompile(want).MatchString(strings.ReplaceAll(above, "\r", "")) {
+		return fmt.Errorf("above the prompt: %q; want %q", above, want)
+	}
+	if r := s.runs(s.at(a, "echo out"), nil); r.Stdout != "out\n" || r.Stderr != "" {
+		return fmt.Errorf("a command: %v", r)
+	}
+	return nil
+}
+
 // abovePrompt logs in twice, for the last login is the one before.
-func (s *scene) abovePrompt(oracle bool) (above string, err error) {
+func (s *scene) abovePrompt(v visit) (above string, err error) {
 	for range 2 {
-		term, err := s.terminals(s.visit(oracle, ""))
+		term, err := s.terminals(v)
 		if err != nil {
 			return "", err
 		}

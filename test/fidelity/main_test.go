@@ -99,6 +99,7 @@ var rules = map[string]string{
 	"kill":    `linger = "kill"`,
 	"noagent": "agent_forwarding = false",
 	"env":     `env = { LANG = "de_DE.UTF-8", EDITOR = "vi", GREETING = "good day" }`,
+	"greeted": `motd = "DIR/motd"` + "\nlast_login = true",
 	// OpenSSH's own tests share files between the client and the session.
 	"regress": `home = "host"`,
 }
@@ -118,8 +119,11 @@ func (f *fixture) makeRules() (string, error) {
 		}
 		f.shells[shell] = a
 	}
+	if err := os.WriteFile(filepath.Join(f.Dir, "motd"), []byte("Welcome to \x1b[2J the lab\n"), 0o600); err != nil {
+		return "", err
+	}
 	for name, text := range rules {
-		a, err := rule(name[:1], text)
+		a, err := rule(name[:1], strings.ReplaceAll(text, "DIR", f.Dir))
 		if err != nil {
 			return "", err
 		}

@@ -200,7 +200,7 @@ func explanation(feature string, d *door) (string, bool) {
 
 var reasons = []reason{
 	{"MOTD and last login as on a plain host", forced, "", "sshd shows neither for a forced command, whatever the command and the shell are. " +
-		"`/etc/profile` of the image can show its own."},
+		"carrel.toml's motd and last_login show both."},
 	{"a signal message of the client reaches the command", forced, "", "sshd refuses signal messages for a forced command, on a plain account, too."},
 	{"a terminal on stdin alone, or on stdout alone", "", "", "A session has a terminal where both stdin and stdout are one, and pipes " +
 		"otherwise: with `carrelsh -c CMD | cat` the command sees a pipe as its stdin too. The bytes are the same; a program " +
