@@ -15,6 +15,7 @@ import (
 
 	"github.com/carrel-sh/carrel/imagestore/internal/launch"
 	"github.com/carrel-sh/carrel/imagestore/internal/wire"
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // ImportOptions bound an import and watch it. The zero value is good.
@@ -254,5 +255,5 @@ func (s *Store) placeLayer(st *staging, dir string, layer layerRecord) (bool, er
 		return false, err
 	}
 	s.step("renamed")
-	return true, syncDir(s.path(dirLayers))
+	return true, durable.SyncDir(s.path(dirLayers))
 }

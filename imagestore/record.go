@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // A record is a small file that is replaced as a whole:
@@ -101,7 +103,7 @@ func writeFileSync(path string, data []byte) error {
 	if err := replaceFile(path, data, true); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // tempPrefix starts the names of files that are not yet what they will be.
@@ -124,14 +126,4 @@ func replaceFile(path string, data []byte, sync bool) error {
 		}
 	}
 	return os.Rename(f.Name(), path)
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // maxLayers is what one overlayfs mount takes by fsconfig(2) with one lower
@@ -153,7 +155,7 @@ func (s *Store) removeLocked(ref reference) error {
 		return fmt.Errorf("remove image %q: %w", ref, err)
 	}
 	s.step("ref removed")
-	if err := syncDir(s.path(dirRefs)); err != nil {
+	if err := durable.SyncDir(s.path(dirRefs)); err != nil {
 		return fmt.Errorf("remove image %q: %w", ref, err)
 	}
 	return s.sweep()

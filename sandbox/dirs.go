@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/carrel-sh/carrel/internal/durable"
 	"github.com/carrel-sh/carrel/sandbox/idrange"
 )
 
@@ -111,7 +112,7 @@ func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // ErrRuns says that a container runs whose files were to go.
@@ -40,7 +42,7 @@ func (m *Manager) Discard(uid uint32, home bool) (had bool, err error) {
 			return had, err
 		}
 		had = true
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return had, err
 		}
 		// The names below are the user's. RemoveAll goes by descriptors and

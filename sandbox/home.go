@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // ErrHome says that the home cannot be used as the policy wants it.
@@ -59,7 +61,7 @@ func makeHome(dir string, u User) error {
 	if err := os.Rename(temp, dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // copySkeleton copies the directories, files and symlinks of root's own from.
@@ -153,13 +155,4 @@ func checkOwned(path string, info fs.FileInfo, uid uint32) error {
 		return fmt.Errorf("%q does not belong to uid %d", path, uid)
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

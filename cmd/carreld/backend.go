@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/config"
+	"github.com/carrel-sh/carrel/internal/durable"
 	"github.com/carrel-sh/carrel/sandbox"
 	"github.com/carrel-sh/carrel/session"
 	"github.com/carrel-sh/carrel/session/admin"
@@ -271,9 +272,5 @@ func writeFile(path string, text []byte) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 // version is that of the file; it only goes up.
@@ -169,7 +171,7 @@ func replace(path string, data []byte, hook func(step) error) error {
 	if err := hook(stepSyncDir); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
 	return hook(stepFinished)
@@ -186,14 +188,6 @@ func fill(f *os.File, data []byte, hook func(step) error) error {
 		return err
 	}
 	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readFile reads at most maxFile bytes of a regular file.

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/carrel-sh/carrel/internal/durable"
 )
 
 var (
@@ -141,7 +143,7 @@ func (t *Table) mark() error {
 	if _, err := t.lock.WriteAt([]byte("a table was made; see idrange\n"), 0); err != nil {
 		return err
 	}
-	return errors.Join(t.lock.Sync(), syncDir(filepath.Dir(t.path)))
+	return errors.Join(t.lock.Sync(), durable.SyncDir(filepath.Dir(t.path)))
 }
 
 func (t *Table) save(entries []Entry) error {
