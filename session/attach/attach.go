@@ -240,6 +240,11 @@ func (s *attached) timeout(over bool) int {
 func (s *attached) listen() (exit session.Exit, failure session.Failure, ended bool) {
 	buf, oob := make([]byte, 64), make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(s.control, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if errors.Is(err, unix.ECONNRESET) {
+		// Init closed its end before it had read our last signal. The kernel tells
+		// that once, ahead of what init sent.
+		n, oobn, _, _, err = unix.Recvmsg(s.control, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	}
 	fds := rights(oob[:oobn])
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 		return exit, failure, false
