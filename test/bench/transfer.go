@@ -29,26 +29,43 @@ func transfers(ctx context.Context, t *table, sshd *host.SSHD, alice, plain host
 		{"terminal, to the session", o.ttyMiB, true, true},
 		{"terminal, from the session", o.ttyMiB, true, false},
 	} {
-		var rates [2][]float64
+		ways := []way{{account: alice}, {account: plain}}
+		if kind.tty {
+			// What else relays between two terminals, and nothing more.
+			ways = append(ways, way{account: plain, by: "script -qec"})
+		}
+		rates := make([][]float64, len(ways))
 		for range o.repeats {
-			for i, a := range []host.Account{alice, plain} {
-				d, err := kind.once(ctx, sshd, a)
+			for i, w := range ways {
+				d, err := kind.once(ctx, sshd, w)
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", kind.name, a.Name, err)
+					return fmt.Errorf("%s, %s %s: %w", kind.name, w.account.Name, w.by, err)
 				}
 				rates[i] = append(rates[i], float64(kind.mib)/d.Seconds())
 			}
 		}
-		ours, bash := median(rates[0]), median(rates[1])
-		t.row(fmt.Sprintf("%s, %d MiB through ssh", kind.name, kind.mib), fmt.Sprintf("%.0f MiB/s", ours), "",
-			fmt.Sprintf("%.2f × plain bash (%.0f MiB/s)", ours/bash, bash))
+		bash := median(rates[1])
+		name := fmt.Sprintf("%s, %d MiB through ssh", kind.name, kind.mib)
+		row := func(name string, rate float64) {
+			t.row(name, fmt.Sprintf("%.0f MiB/s", rate), "", fmt.Sprintf("%.2f × plain bash (%.0f MiB/s)", rate/bash, bash))
+		}
+		row(name, median(rates[0]))
+		if kind.tty {
+			row("the same by `script` on the host", median(rates[2]))
+		}
 	}
 	return nil
 }
 
+// A way is how a command gets its terminal.
+type way struct {
+	account host.Account
+	by      string // a program that runs the command on a terminal of its own
+}
+
 // once moves the bytes and returns the time between the session's first word
 // and its last, so that neither ssh's key exchange nor the login is in it.
-func (k transfer) once(ctx context.Context, sshd *host.SSHD, a host.Account) (time.Duration, error) {
+func (k transfer) once(ctx context.Context, sshd *host.SSHD, w way) (time.Duration, error) {
 	bytes := int64(k.mib) << 20
 	// The terminal must not take any byte for a key.
 	command := "exec 2>&1; test ! -t 0 || stty raw -echo; echo begin; "
@@ -57,11 +74,14 @@ func (k transfer) once(ctx context.Context, sshd *host.SSHD, a host.Account) (ti
 	} else {
 		command += fmt.Sprintf("head -c %d /dev/zero; echo end", bytes)
 	}
+	if w.by != "" {
+		command = w.by + " '" + command + "' /dev/null"
+	}
 	var options []string
 	if k.tty {
 		options = []string{"-tt", "-e", "none"}
 	}
-	cmd := sshd.Command(a, command, options...)
+	cmd := sshd.Command(w.account, command, options...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return 0, err
