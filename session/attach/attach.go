@@ -315,16 +315,17 @@ func (s *attached) feed(first []byte) {
 	if writeAll(s.in, first) != nil {
 		return
 	}
-	buf := make([]byte, block)
+	p := newPassage(0, s.in)
 	for {
-		n, err := read(0, buf)
+		if _, err := await([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, -1); err != nil {
+			continue // EINTR
+		}
+		p.fed = true
+		n, err := p.pass()
 		if n <= 0 || err != nil {
 			return
 		}
 		s.stir()
-		if writeAll(s.in, buf[:n]) != nil {
-			return
-		}
 	}
 }
 
@@ -345,7 +346,10 @@ func (s *attached) drain(to, from int, first []byte) {
 	}
 	// The description is this process's alone: init has closed its copy.
 	_ = unix.SetNonblock(from, true)
-	buf := make([]byte, block)
+	// A stream: with more room its writer sleeps less often. A terminal has none
+	// to give.
+	_, _ = unix.FcntlInt(uintptr(from), unix.F_SETPIPE_SZ, 4*block)
+	p := newPassage(from, to)
 	var after int
 	var since time.Time
 	for {
@@ -356,23 +360,19 @@ func (s *attached) drain(to, from int, first []byte) {
 		if over && after > drainBytes && time.Since(since) > drainTime {
 			return
 		}
-		n, err := unix.Read(from, buf)
+		n, err := p.pass()
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			if !s.await(from, over) {
 				return
 			}
-			continue
-		case err == unix.EINTR:
+			p.fed = true
 			continue
 		case n <= 0 || err != nil:
 			return
 		}
 		if over {
 			after += n
-		}
-		if writeAll(to, buf[:n]) != nil {
-			return
 		}
 	}
 }
@@ -385,8 +385,8 @@ func (s *attached) await(from int, over bool) bool {
 	if over {
 		fds, timeout = fds[:1], int(grace/time.Millisecond)
 	}
-	n, err := unix.Poll(fds, timeout)
-	return err == unix.EINTR || err == nil && n > 0
+	n, err := await(fds, timeout)
+	return errors.Is(err, unix.EINTR) || err == nil && n > 0
 }
 
 // vanish leaves the session, for there is nobody to relay for. Init sees the

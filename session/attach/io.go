@@ -1,6 +1,10 @@
 package attach
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // read is read(2) that is not interrupted, and that waits where a stranger
 // left the descriptor non-blocking.
@@ -32,4 +36,69 @@ func writeAll(fd int, buf []byte) error {
 		}
 	}
 	return nil
+}
+
+// A passage passes bytes from one descriptor to another, many of them. Where one
+// of the two is a pipe the kernel passes the pages (splice(2)), and carrelsh sees
+// none of it.
+type passage struct {
+	from, to int
+	copies   bool // by hand; set when the kernel cannot
+	quick    bool // splice cannot block
+	fed      bool // from is known to have something
+	buf      []byte
+}
+
+// newPassage returns one for the descriptors, which stay the caller's.
+func newPassage(from, to int) *passage {
+	kind := func(fd int) uint32 {
+		var st unix.Stat_t
+		_ = unix.Fstat(fd, &st)
+		return st.Mode & unix.S_IFMT
+	}
+	source := kind(from)
+	return &passage{
+		from: from, to: to, copies: isTerminal(from) || isTerminal(to),
+		quick: !alone && kind(to) == unix.S_IFIFO && (source == unix.S_IFIFO || source == unix.S_IFSOCK),
+	}
+}
+
+// pass passes what is there, at most block bytes, and returns how many that
+// were; 0 is the end of from. EAGAIN says that from has nothing: wait for it,
+// set fed and call again. It waits itself for room in to.
+func (p *passage) pass() (n int, err error) {
+	for {
+		switch {
+		case p.copies:
+			n, err = p.copy()
+		case p.quick:
+			n, err = spliceNow(p.from, p.to)
+		default:
+			var moved int64
+			moved, err = unix.Splice(p.from, nil, p.to, nil, block, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+			n = int(moved)
+		}
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINVAL) && !p.copies: // two sockets, a file that is appended to
+			p.copies = true
+		case errors.Is(err, unix.EAGAIN) && p.fed: // so it is to that has no room
+			_, _ = await([]unix.PollFd{{Fd: int32(p.to), Events: unix.POLLOUT}}, -1)
+			p.fed = false
+		default:
+			p.fed = false
+			return n, err
+		}
+	}
+}
+
+func (p *passage) copy() (int, error) {
+	if p.buf == nil {
+		p.buf = make([]byte, block)
+	}
+	n, err := unix.Read(p.from, p.buf)
+	if n <= 0 || err != nil {
+		return 0, err
+	}
+	return n, writeAll(p.to, p.buf[:n])
 }
