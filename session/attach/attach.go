@@ -317,12 +317,16 @@ func (s *attached) feed(first []byte) {
 	}
 	p := newPassage(0, s.in)
 	for {
-		if _, err := await([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, -1); err != nil {
-			continue // EINTR
+		_, err := await([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
 		p.fed = true
 		n, err := p.pass()
-		if n <= 0 || err != nil {
+		switch {
+		case errors.Is(err, unix.EAGAIN): // somebody else reads it, too
+			continue
+		case n <= 0 || err != nil:
 			return
 		}
 		s.stir()
