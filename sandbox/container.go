@@ -92,8 +92,9 @@ func (c *Container) Dial(ctx context.Context) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
-// Protocol is the version of the protocol to speak to carrel-init.
-func (c *Container) Protocol() uint8 { return min(c.Speaks, session.Version) }
+// Protocol is the version of the protocol to speak to carrel-init. Records of
+// the first releases do not name theirs, which was 1.
+func (c *Container) Protocol() uint8 { return min(max(c.Speaks, 1), session.Version) }
 
 // watch opens a descriptor of PID 1 and closes exited when it ends. It fails
 // if the process is not the one of the record.
