@@ -86,9 +86,9 @@ for i in $(seq 100); do test $(pgrep -fxc 'sleep 5041') = 4 && echo four && brea
 }
 
 // vanishing leaves a child, a grandchild that has no parent any more, a
-// process that ignores SIGHUP, and one that left the session.
+// process that ignores SIGHUP, and one that left the session, for which it waits.
 const vanishing = `rm -f hup; trap 'echo got >>hup' HUP; sleep 5021 & (sh -c 'sleep 5022 & sleep 5022 & wait' & ) ; nohup sleep 5023 >/dev/null 2>&1 & setsid sleep 5024 </dev/null >/dev/null 2>&1 &
-sleep 0.2; echo re''ady; while :; do wait; sleep 5021; done`
+until pgrep -fx 'sleep 5024' >/dev/null; do sleep 0.1; done; echo re''ady; while :; do wait; sleep 5021; done`
 
 func (s *scene) vanish(tty bool) error {
 	if tty {
