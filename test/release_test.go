@@ -20,7 +20,7 @@ import (
 func TestRelease(t *testing.T) {
 	f := setup(t)
 	f.empty(t)
-	alice := open2(t, f, f.alice)
+	alice := openPair(t, f, f.alice)
 	back, err := f.Next(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestRelease(t *testing.T) {
 	alice.works(t, "files upgraded")
 	f.restartDaemon(t)
 	alice.works(t, "upgraded")
-	bob := open2(t, f, f.bob)
+	bob := openPair(t, f, f.bob)
 	bob.works(t, "upgraded")
 	for a, want := range map[*host.Account]uint8{&f.alice: session.Version, &f.bob: session.Version + 1} {
 		if got := f.speaks(t, *a); got != want {
@@ -82,7 +82,7 @@ type pair struct {
 	place  string
 }
 
-func open2(t *testing.T, f *fixture, a host.Account) *pair {
+func openPair(t *testing.T, f *fixture, a host.Account) *pair {
 	t.Helper()
 	p := &pair{f: f, a: a, place: f.in(t, a, place)}
 	p.stream = startStream(t, f.Direct(a, "-c", "cat; exit 42"))

@@ -121,5 +121,5 @@ func tellOwn(conn int, status uint8, text string) {
 func (w *watch) send(frame []byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.fd >= 0 && unix.Sendmsg(w.fd, session.In(w.version, frame), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) == nil
+	return w.fd >= 0 && w.sendLocked(frame) == nil
 }

@@ -148,11 +148,15 @@ func (w *watch) flushLocked() {
 	if w.fd < 0 || len(w.ends) == 0 {
 		return
 	}
-	err := unix.Sendmsg(w.fd, session.In(w.version, (&session.Ended{Ends: w.ends}).Encode()), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-	if err != nil {
+	if err := w.sendLocked((&session.Ended{Ends: w.ends}).Encode()); err != nil {
 		_ = unix.Close(w.fd)
 		w.fd = -1
 		return
 	}
 	w.ends = nil
+}
+
+// sendLocked sends a frame to whoever listens, without waiting.
+func (w *watch) sendLocked(frame []byte) error {
+	return unix.Sendmsg(w.fd, session.In(w.version, frame), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 }

@@ -177,8 +177,8 @@ func TestUnbornStopped(t *testing.T) {
 }
 
 // stopNextFork stops the next child of a process's first thread before it runs
-// at all, and sends its pid, 0 if there was none. The
-// tracer is one thread for all of its life (ptrace(2)).
+// at all, and sends its pid, 0 if there was none. The tracer is one thread for
+// all of its life (ptrace(2)).
 func stopNextFork(t *testing.T, parent int) <-chan int {
 	t.Helper()
 	seized, pids := make(chan error), make(chan int, 1)
