@@ -88,7 +88,7 @@ func TestCrash(t *testing.T) {
 			if err := s.Remove(t.Context(), "a"); err != nil {
 				t.Error(err)
 			}
-			if err := s.Collect(t.Context(), nil); err != nil || debris(t, s) != nil {
+			if err := s.Collect(t.Context(), inUse()); err != nil || debris(t, s) != nil {
 				t.Errorf("Collect = %v, left behind %q", err, debris(t, s))
 			}
 		})

@@ -343,14 +343,14 @@ func TestHostStale(t *testing.T) {
 		}
 	}
 	age(before)
-	if err := s.Collect(t.Context(), nil); err != nil || !isDir(before) {
+	if err := s.Collect(t.Context(), inUse()); err != nil || !isDir(before) {
 		t.Errorf("Collect = %v; the old generation is gone at once", err)
 	}
 	age(after, filepath.Join(s.path(dirHost), tempPrefix+"crashed"))
-	if err := s.Collect(t.Context(), []string{before}); err != nil || isDir(before) || !isDir(after) || trashDirs(t, s) != 1 {
+	if err := s.Collect(t.Context(), inUse(before)); err != nil || isDir(before) || !isDir(after) || trashDirs(t, s) != 1 {
 		t.Errorf("Collect = %v; old %t, new %t, %d in the trash; want the old one there, since it is in use", err, isDir(before), isDir(after), trashDirs(t, s))
 	}
-	if err := s.Collect(t.Context(), nil); err != nil || trashDirs(t, s) != 0 {
+	if err := s.Collect(t.Context(), inUse()); err != nil || trashDirs(t, s) != 0 {
 		t.Errorf("Collect = %v with %d in the trash; want none", err, trashDirs(t, s))
 	}
 }

@@ -268,7 +268,7 @@ func TestImportReplaces(t *testing.T) {
 	if got := layerDirs(t, s); got != 1 {
 		t.Errorf("%d layers; want one for both", got)
 	}
-	if err := s.Collect(t.Context(), nil); err != nil || debris(t, s) != nil {
+	if err := s.Collect(t.Context(), inUse()); err != nil || debris(t, s) != nil {
 		t.Errorf("Collect = %v, left behind: %q", err, debris(t, s))
 	}
 }
@@ -442,7 +442,7 @@ func TestRemoveInUse(t *testing.T) {
 				if err := s.Remove(t.Context(), name); err != nil {
 					t.Fatal(err)
 				}
-				if err := s.Collect(t.Context(), []string{layer}); err != nil {
+				if err := s.Collect(t.Context(), inUse(layer)); err != nil {
 					t.Fatal(err)
 				}
 				reopen(t, s)

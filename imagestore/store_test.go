@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -356,13 +357,51 @@ func TestCollect(t *testing.T) {
 	if got := trashDirs(t, s); got != 2 {
 		t.Fatalf("%d layers in the trash; want 2: a container may have them", got)
 	}
-	if err := s.Collect(t.Context(), layers[1:]); err != nil || trashDirs(t, s) != 1 {
+	if err := s.Collect(t.Context(), inUse(layers[1:]...)); err != nil || trashDirs(t, s) != 1 {
 		t.Errorf("Collect = %v with %d in the trash; want 1", err, trashDirs(t, s))
 	}
-	if err := s.Collect(t.Context(), nil); err != nil || trashDirs(t, s) != 0 {
+	if err := s.Collect(t.Context(), inUse()); err != nil || trashDirs(t, s) != 0 {
 		t.Errorf("Collect = %v with %d in the trash; want none", err, trashDirs(t, s))
 	}
 }
+
+// TestCollectAsksLate has a container start while Collect waits for the lock of
+// a commit that retires the container's layers.
+func TestCollectAsksLate(t *testing.T) {
+	s := testStore(t, Config{})
+	fakeImage(t, s, "a", "used", "unused")
+	layers := mustMounts(t, s, "a").Layers
+	ref, err := parseName("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := lock(t.Context(), s.path(fileLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started atomic.Bool // under the lock that Collect waits for
+	done := make(chan error)
+	go func() {
+		done <- s.Collect(t.Context(), func() []string {
+			if started.Load() {
+				return layers[1:]
+			}
+			return nil
+		})
+	}()
+	time.Sleep(2 * lockPoll) // that it waits
+	started.Store(true)
+	if err := s.removeLocked(ref); err != nil {
+		t.Fatal(err)
+	}
+	held.Close()
+	if err := <-done; err != nil || trashDirs(t, s) != 1 {
+		t.Errorf("Collect = %v with %d in the trash; want the one that is in use", err, trashDirs(t, s))
+	}
+}
+
+// inUse names layers to Collect.
+func inUse(layers ...string) func() []string { return func() []string { return layers } }
 
 // TestTrashAfterBoot pretends that a tree was retired before the last boot.
 func TestTrashAfterBoot(t *testing.T) {

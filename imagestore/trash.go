@@ -57,14 +57,12 @@ func trashKey(dir string) string {
 }
 
 // Collect deletes for good the layers that no image has any more, except those
-// in inUse, which are paths as Mounts returned them. The caller names the
-// layers of every container that runs or is being started. A store whose owner
-// never calls Collect deletes them after the next boot.
-func (s *Store) Collect(ctx context.Context, inUse []string) error {
-	keep := make(map[string]bool, len(inUse))
-	for _, dir := range inUse {
-		keep[trashKey(dir)] = true
-	}
+// that inUse returns, which are paths as Mounts returned them: the layers of
+// every container that runs or is being started. It is called when the layers
+// to delete are known; who names a layer later finds it gone from its path, and
+// opens nothing. A store whose owner never calls Collect deletes them after the
+// next boot.
+func (s *Store) Collect(ctx context.Context, inUse func() []string) error {
 	lockFile, err := lock(ctx, s.path(fileLock))
 	if err != nil {
 		return fmt.Errorf("collect layers: %w", err)
@@ -74,7 +72,16 @@ func (s *Store) Collect(ctx context.Context, inUse []string) error {
 	if err != nil {
 		return fmt.Errorf("collect layers: %w", err)
 	}
-	return s.emptyTrash(func(_, key string) bool { return !keep[key] })
+	var keep map[string]bool
+	return s.emptyTrash(func(_, key string) bool {
+		if keep == nil {
+			keep = make(map[string]bool)
+			for _, dir := range inUse() {
+				keep[trashKey(dir)] = true
+			}
+		}
+		return !keep[key]
+	})
 }
 
 // isDead says that nothing can have the tree mounted.
@@ -83,7 +90,8 @@ func isDead(boot, _ string) bool {
 	return boot == bootDead || err == nil && boot != now
 }
 
-// emptyTrash deletes the trees for which gone returns true.
+// emptyTrash deletes the trees for which gone returns true. It asks when it has
+// listed them all.
 func (s *Store) emptyTrash(gone func(boot, key string) bool) error {
 	entries, err := os.ReadDir(s.path(dirTrash))
 	if err != nil {

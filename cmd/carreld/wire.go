@@ -157,7 +157,7 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 		Ended: func(uid uint32) {
 			<-wired
 			b.Ended(uid)
-			collect(store, boxes.Layers(), log)
+			collect(store, boxes.Layers, log)
 		},
 		Logger: log,
 	})
@@ -166,7 +166,7 @@ func build(o options, cfg *config.Config, log *slog.Logger) (*broker.Broker, *sa
 	}
 	b.Accounts, b.Images, b.Sandboxes = &accounts.Source{}, store, broker.Manager{Manager: boxes}
 	close(wired)
-	go collect(store, boxes.Layers(), log)
+	go collect(store, boxes.Layers, log)
 	return b, boxes, nil
 }
 
@@ -193,7 +193,7 @@ func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logg
 
 // collect gives back the space of layers that no image names any more and no
 // container uses.
-func collect(store *imagestore.Store, inUse []string, log *slog.Logger) {
+func collect(store *imagestore.Store, inUse func() []string, log *slog.Logger) {
 	if err := store.Collect(context.Background(), inUse); err != nil {
 		log.Error("collect unused layers", "err", err)
 	}
