@@ -20,3 +20,14 @@ var dropIn string
 
 // DropIn returns the text of the drop-in for a carrelsh at that path.
 func DropIn(carrelsh string) string { return strings.ReplaceAll(dropIn, packagedShell, carrelsh) }
+
+// IsDropIn reports whether text is that of DropIn for any carrelsh: nobody has
+// edited it.
+func IsDropIn(text string) bool {
+	for line := range strings.Lines(text) {
+		if shell, ok := strings.CutPrefix(strings.TrimSpace(line), "ForceCommand "); ok {
+			return text == DropIn(shell)
+		}
+	}
+	return false
+}

@@ -167,10 +167,11 @@ func (a *app) gatherer() *doctor.Gatherer {
 }
 
 // installedShell returns the login shell that accounts should have: ours, if
-// the configuration knows it, or the first of the configuration's that exists.
+// the configuration knows it, or the first of the configuration's that exists,
+// or ours after all.
 func installedShell(c *config.Config) string {
 	own := beside("", "carrelsh")
-	if slices.Contains(c.LoginShells, own) || len(c.LoginShells) == 0 {
+	if slices.Contains(c.LoginShells, own) {
 		return own
 	}
 	for _, shell := range c.LoginShells {
@@ -178,7 +179,7 @@ func installedShell(c *config.Config) string {
 			return shell
 		}
 	}
-	return c.LoginShells[0]
+	return own
 }
 
 // maxLines bounds what is shown of one finding; --json shows all.

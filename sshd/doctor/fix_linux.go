@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/carrel-sh/carrel/sshd"
 )
 
@@ -25,11 +27,11 @@ type Action struct {
 // Fix applies the remedies of those findings that have a safe one. f is what
 // they were found in. It goes on after a failure. Doing it again does nothing.
 func (g *Gatherer) Fix(ctx context.Context, f *Facts, findings []Finding) []Action {
-	x := &fixer{Gatherer: g, facts: f}
+	x := &fixer{Gatherer: g, facts: f, spared: make(map[string]bool)}
 	var forSSHD []string
 	for _, finding := range findings {
 		x.id = finding.ID
-		finding.Accounts = slices.DeleteFunc(slices.Clone(finding.Accounts), func(name string) bool { return x.account(name).Stranger })
+		finding.Accounts = slices.DeleteFunc(slices.Clone(finding.Accounts), x.spares)
 		switch finding.ID {
 		case "systemd-user":
 			x.mask(ctx, finding.Accounts)
@@ -67,6 +69,22 @@ type fixer struct {
 	facts   *Facts
 	id      string // of the finding at hand
 	actions []Action
+	spared  map[string]bool // accounts that were said to be left alone
+}
+
+// spares reports whether an account is left alone: a stranger, and one that
+// logs in to the host today and is a user of Carrel by a rule alone. The remedies
+// would lock it into a container, and that is the administrator's to decide.
+func (x *fixer) spares(name string) bool {
+	a := x.account(name)
+	if a.Stranger || a.Contained || slices.Contains(a.Groups, sshd.Group) || slices.ContainsFunc(a.Probes, func(p Probe) bool { return x.facts.forced(&p) }) {
+		return a.Stranger
+	}
+	if !x.spared[name] {
+		x.spared[name] = true
+		x.failed(fmt.Errorf("%s is left alone: %s, but its shell is %s and sshd does not force carrelsh; decide with `usermod -aG %s -s %s %s`", name, a.Why, a.Shell, sshd.Group, x.Carrelsh, name))
+	}
+	return true
 }
 
 func (x *fixer) did(format string, args ...any) {
@@ -167,16 +185,16 @@ func (x *fixer) modes(kind string) {
 		if file.Kind != kind {
 			continue
 		}
-		mode := file.Want
-		if mode == 0 {
-			mode = file.Mode &^ (fs.ModeSetuid | fs.ModeSetgid | 0o022)
+		if file.Want == 0 { // somebody's directory, perhaps their home
+			x.failed(fmt.Errorf("%s, which is above Carrel's files, is left alone: make it root's, or install Carrel elsewhere", file.Path))
+			continue
 		}
 		// The owner first: chown(2) clears set-id bits, and not the other way.
 		err := os.Chown(x.at(file.Path), 0, 0)
 		if err == nil {
-			err = os.Chmod(x.at(file.Path), mode)
+			err = os.Chmod(x.at(file.Path), file.Want)
 		}
-		x.note(err, "gave %s to root, mode %s", file.Path, octal(mode))
+		x.note(err, "gave %s to root, mode %s", file.Path, octal(file.Want))
 	}
 }
 
@@ -209,13 +227,19 @@ func (x *fixer) edit(file string, change func(lines []string) []string) error {
 	return x.replace(file, text)
 }
 
-// replace writes a file of root's that appears whole or not at all, with the
-// mode that it had.
+// replace writes a file that appears whole or not at all, with the owner, group
+// and mode that it had; root's, 0644, if it is new. A link stays one.
 func (x *fixer) replace(file, text string) error {
 	name := x.at(file)
-	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(name); err == nil {
-		mode = info.Mode().Perm()
+	mode, uid, gid := fs.FileMode(0o644), -1, -1
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		var st unix.Stat_t
+		if err := unix.Stat(real, &st); err != nil {
+			return fmt.Errorf("stat %s: %w", real, err)
+		}
+		name, mode, uid, gid = real, fs.FileMode(st.Mode&0o777), int(st.Uid), int(st.Gid)
+	} else if x.exists(file) {
+		return err // a dangling link
 	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -229,7 +253,7 @@ func (x *fixer) replace(file, text string) error {
 	if _, err := temp.WriteString(text); err != nil {
 		return err
 	}
-	if err := errors.Join(temp.Chmod(mode), temp.Sync()); err != nil {
+	if err := errors.Join(temp.Chown(uid, gid), temp.Chmod(mode), temp.Sync()); err != nil {
 		return err
 	}
 	return os.Rename(temp.Name(), name)
@@ -240,6 +264,14 @@ func (x *fixer) replace(file, text string) error {
 func (x *fixer) serverFix(ctx context.Context, names []string) {
 	if _, err := x.Run(ctx, sshdProgram, "-t"); err != nil {
 		x.failed(fmt.Errorf("sshd refuses its configuration as it is; nothing was changed: %w", err))
+		return
+	}
+	switch text, err := readBounded(os.Open(x.at(sshd.DropInPath))); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		x.failed(err)
+		return
+	case err == nil && !sshd.IsDropIn(text):
+		x.failed(fmt.Errorf("%s was edited, and whom it serves may depend on that, so it is left alone: add %s to it, or move it away and fix again", sshd.DropInPath, strings.Join(names, ", ")))
 		return
 	}
 	if _, err := x.Run(ctx, "getent", "group", sshd.Group); err != nil {
@@ -263,7 +295,7 @@ func (x *fixer) serverFix(ctx context.Context, names []string) {
 }
 
 // writeDropIn writes the drop-in and includes it, and returns what takes that
-// back. A drop-in of another text is kept beside it, where sshd does not look.
+// back. What is replaced is kept beside it, where sshd does not look.
 func (x *fixer) writeDropIn() (undo func() error, changed bool, err error) {
 	var undos []func() error
 	undo = func() error {

@@ -193,8 +193,8 @@ func (g *Gatherer) moduleExists(release, name string) bool {
 		return false
 	}
 	dir := "/lib/modules/" + release
-	text, _ := readBounded(os.Open(g.at(dir + "/modules.dep")))
-	return strings.Contains(text, "/"+name+".ko")
+	text, _ := os.ReadFile(g.at(dir + "/modules.dep")) // some are larger than readBounded's
+	return strings.Contains(string(text), "/"+name+".ko")
 }
 
 // controllers finds out which limits can be enforced.

@@ -120,7 +120,8 @@ func (g *Gatherer) text(f *Facts, file string) string {
 	return text
 }
 
-// readBounded reads a regular file that was opened, and closes it.
+// readBounded reads a regular file that was opened, and closes it. Of a file
+// that is too large it returns the beginning, and an error.
 func readBounded(file *os.File, err error) (string, error) {
 	if err != nil {
 		return "", err
@@ -134,6 +135,9 @@ func readBounded(file *os.File, err error) (string, error) {
 		return "", fmt.Errorf("read %q: not a regular file", file.Name())
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxFileBytes))
+	if err == nil && len(text) == maxFileBytes {
+		err = fmt.Errorf("read %q: larger than %d bytes", file.Name(), maxFileBytes-1)
+	}
 	return string(text), err
 }
 

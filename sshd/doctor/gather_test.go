@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/carrel-sh/carrel/config"
 	"github.com/carrel-sh/carrel/internal/testneed"
@@ -301,10 +302,18 @@ func TestFixSSHD(t *testing.T) {
 		t.Errorf("the second fix did %v", actions)
 	}
 
-	t.Run("another drop-in", func(t *testing.T) {
-		h.put(sshd.DropInPath, "# mine\n", 0o640)
-		actions := fix()
-		if h.read(sshd.DropInPath) != sshd.DropIn(h.Carrelsh) || h.read(sshd.DropInPath+".before-doctor") != "# mine\n" {
+	t.Run("for another carrelsh", func(t *testing.T) {
+		former := sshd.DropIn("/opt/carrel/bin/carrelsh")
+		h.put(sshd.DropInPath, strings.ReplaceAll(former, "X11Forwarding no", "X11Forwarding yes"), 0o640)
+		if actions := fix(); !strings.Contains(said(actions), "was edited") || h.read(sshd.DropInPath) == sshd.DropIn(h.Carrelsh) {
+			t.Errorf("an edited one: %v; want it left alone", actions)
+		}
+		// As doctor finds it when what it would have set is set back elsewhere.
+		h.put(sshd.DropInPath, former, 0o640)
+		f, findings := h.gather()
+		findings = append(findings, Finding{ID: "sshd-x11", Fix: true, Accounts: []string{"alice"}})
+		actions := h.Fix(t.Context(), f, findings)
+		if h.read(sshd.DropInPath) != sshd.DropIn(h.Carrelsh) || h.read(sshd.DropInPath+".before-doctor") != former {
 			t.Errorf("%v", actions)
 		}
 		if info, err := os.Stat(h.at(sshd.DropInPath)); err != nil || info.Mode().Perm() != 0o640 {
@@ -330,10 +339,9 @@ func TestFixSSHD(t *testing.T) {
 			t.Errorf("left behind: %q, %q", h.read(sshd.DropInPath), h.read(sshd.ConfigPath))
 		}
 		h.put(sshd.DropInPath, "# mine\n", 0o644)
-		h.refuse = func() bool { return h.read(sshd.DropInPath) != "# mine\n" }
-		fix()
-		if got := h.read(sshd.DropInPath); got != "# mine\n" {
-			t.Errorf("the former drop-in is now %q", got)
+		h.refuse = func() bool { return false }
+		if actions := fix(); h.read(sshd.DropInPath) != "# mine\n" || h.read(sshd.ConfigPath) != "Port 22\n" || slices.Contains(h.ran, "gpasswd -a alice carrel") {
+			t.Errorf("an edited drop-in, or what goes with it, was changed: %v", actions)
 		}
 	})
 	t.Run("refused before", func(t *testing.T) {
@@ -431,6 +439,75 @@ func TestFixFiles(t *testing.T) {
 	}
 	if info, err := os.Stat(h.at("/etc/cron.allow")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("cron.allow: %v, %v; want its former mode", info.Mode(), err)
+	}
+}
+
+// TestFixKeeps: what is rewritten keeps its owner and group, a link stays a
+// link, and what cannot be read whole is not written.
+func TestFixKeeps(t *testing.T) {
+	testneed.Root(t)
+	h := newHost(t)
+	h.put("/etc/managed/at.deny", "bob\n", 0o640)
+	if err := os.Chown(h.at("/etc/managed/at.deny"), 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("managed/at.deny", h.at("/etc/at.deny")); err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("someone\n", maxFileBytes/8) + "zoe\n"
+	h.put("/etc/cron.deny", large, 0o640)
+	x := &fixer{Gatherer: h.Gatherer}
+	x.forbid("at", []string{"alice"})
+	x.forbid("cron", []string{"alice"})
+	if len(x.actions) != 2 || x.actions[0].Error != "" || !strings.Contains(x.actions[1].Error, "larger than") {
+		t.Errorf("%+v; want at.deny changed and cron.deny left alone", x.actions)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(h.at("/etc/managed/at.deny"), &st); err != nil || st.Gid != 1 || st.Mode&0o777 != 0o640 {
+		t.Errorf("at.deny has gid %d, mode %o, %v; want 1 and 640", st.Gid, st.Mode&0o777, err)
+	}
+	if got, err := os.Readlink(h.at("/etc/at.deny")); err != nil || h.read("/etc/at.deny") != "bob\nalice\n" {
+		t.Errorf("at.deny is a link to %q, %v, with %q", got, err, h.read("/etc/at.deny"))
+	}
+	if h.read("/etc/cron.deny") != large {
+		t.Error("cron.deny was changed")
+	}
+}
+
+// TestFixSpares: an account that logs in to the host, and that a rule happens to
+// name, is not locked into a container; nor is a directory above Carrel's files
+// taken from its owner.
+func TestFixSpares(t *testing.T) {
+	testneed.Root(t)
+	h := newHost(t)
+	h.put(sshd.DropInPath, sshd.DropIn(h.Carrelsh), 0o644)
+	h.Config.Rules = []config.Rule{{Users: []string{"bob"}, Line: 7}}
+	h.put("/usr/bin/crontab", "", 0o755)
+	h.put("/etc/cron.deny", "", 0o644)
+	h.put("/opt/src/bin/carrelsh", "", 0o755)
+	h.Carrelsh = "/opt/src/bin/carrelsh"
+	if err := os.Chown(h.at("/opt/src"), 1001, 1001); err != nil {
+		t.Fatal(err)
+	}
+	f, findings := h.gather()
+	if !slices.ContainsFunc(findings, func(f Finding) bool { return f.ID == "cron-allowed" && slices.Contains(f.Accounts, "bob") }) {
+		t.Fatalf("findings %+v; want bob among cron-allowed", findings)
+	}
+	actions := h.Fix(t.Context(), f, findings)
+	if got := h.read("/etc/cron.deny"); got != "alice\n" {
+		t.Errorf("cron.deny: %q; want alice alone", got)
+	}
+	if slices.Contains(h.ran, "gpasswd -a bob carrel") {
+		t.Errorf("ran %q", h.ran)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(h.at("/opt/src"), &st); err != nil || st.Uid != 1001 {
+		t.Errorf("/opt/src belongs to %d now, %v", st.Uid, err)
+	}
+	for _, want := range []string{"bob is left alone", "/opt/src, which is above Carrel's files, is left alone"} {
+		if n := strings.Count(fmt.Sprint(actions), want); n != 1 {
+			t.Errorf("%d times %q in %v; want 1", n, want, actions)
+		}
 	}
 }
 
