@@ -69,7 +69,7 @@ func TestHostileRoot(t *testing.T) {
 				switch {
 				case err == nil:
 					right++
-					s.wantRight(name, c, sentinel)
+					s.wantRight(name, c)
 					try(t, s.Stop(context.Background(), alice))
 				case set == "names below", layer == "image" && set == "mount points":
 					// What is mounted hides the ones, and the topmost layer, which
@@ -94,6 +94,35 @@ func TestHostileRoot(t *testing.T) {
 	try(t, os.WriteFile(sentinel+"/file", []byte("y"), 0o600))
 	if hostState(t, sentinel) == host {
 		t.Error("a changed sentinel goes unnoticed")
+	}
+}
+
+// TestHomeLink: a link in the place of the home, or of what it lies in, does not
+// put the home where Carrel's own programs are, for the first of those is PID 1.
+func TestHomeLink(t *testing.T) {
+	s := newStage(t)
+	toInit := func(path, _ string) error { return os.Symlink("/run/.carrel", path) }
+	for _, name := range []string{"home", "home/u1000"} {
+		for _, layer := range []string{"image", "upper"} {
+			sp := s.spec(alice)
+			try(t, os.RemoveAll(s.userDir(alice)))
+			if layer == "upper" {
+				s.spoilUpper([]string{name}, toInit, "")
+			} else {
+				sp.Layers = append([]string{s.layer(strings.ReplaceAll(name, "/", "-"), []string{name}, toInit, "")}, sp.Layers...)
+			}
+			c, err := s.Start(t.Context(), sp)
+			if name == "home" && layer == "image" { // Carrel's own layer covers it
+				if err != nil {
+					t.Errorf("%s of the image: %v; want a container", name, err)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), "symbolic link") {
+				t.Errorf("%s of the %s: %v, %v; want an error that names the link", name, layer, c, err)
+			}
+			if err == nil {
+				try(t, s.Stop(context.Background(), alice))
+			}
+		}
 	}
 }
 
@@ -132,9 +161,8 @@ func (s *stage) spoil(dir string, names []string, put func(path, sentinel string
 	}))
 }
 
-// wantRight looks at a container from inside and from outside. A home that is
-// a link may be mounted where the link leads, which is a place inside.
-func (s *stage) wantRight(name string, c *Container, sentinel string) {
+// wantRight looks at a container from inside and from outside.
+func (s *stage) wantRight(name string, c *Container) {
 	s.t.Helper()
 	const look = `stat -f -c %T /proc /sys /dev /dev/pts /dev/shm /run | tr '\n' ' '; stat -c '%F %t %T' /dev/null; ` +
 		`cat /proc/1/comm; id -u; test -e /dev/kmsg && echo kmsg; test -e /proc/1/root/usr && echo root; true`
@@ -146,7 +174,7 @@ func (s *stage) wantRight(name string, c *Container, sentinel string) {
 	if err != nil {
 		s.t.Errorf("%s: %v", name, err)
 	}
-	known := []string{"/", "/usr", "/proc", "/dev", "/dev/", "/sys", "/run", "/run/", "/home/u1000", "/proc/", "/sys/", sentinel}
+	known := []string{"/", "/usr", "/proc", "/dev", "/dev/", "/sys", "/run", "/run/", "/home/u1000", "/proc/", "/sys/"}
 	for line := range strings.Lines(string(mounts)) {
 		point := strings.Fields(line)[4]
 		ok := false

@@ -150,6 +150,11 @@ func mounts(c *spec.Create, cgroup *spec.Cgroup) []*configs.Mount {
 		list = append(list, &configs.Mount{Source: bindStage(c, i), Destination: b.Target, Device: "bind",
 			Flags: flags | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV})
 	}
+	// Before everything that is Carrel's: nothing of the user's can cover that.
+	if c.Home != nil {
+		list = append(list, &configs.Mount{Source: homeStage(c), Destination: c.Home.Target, Device: "bind",
+			Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV})
+	}
 	list = append(list,
 		&configs.Mount{Source: "proc", Destination: "/proc", Device: "proc", Flags: noPrograms},
 		&configs.Mount{Source: "tmpfs", Destination: "/dev", Device: "tmpfs",
@@ -174,10 +179,6 @@ func mounts(c *spec.Create, cgroup *spec.Cgroup) []*configs.Mount {
 	if c.TransferPath != "" {
 		list = append(list, &configs.Mount{Source: c.TransferPath, Destination: transferTarget, Device: "bind",
 			Flags: unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV})
-	}
-	if c.Home != nil {
-		list = append(list, &configs.Mount{Source: homeStage(c), Destination: c.Home.Target, Device: "bind",
-			Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV})
 	}
 	return list
 }

@@ -47,7 +47,10 @@ func stage(c *spec.Create) error {
 			return err
 		}
 	}
-	return stageRoot(c)
+	if err := stageRoot(c); err != nil {
+		return err
+	}
+	return checkTargets(c)
 }
 
 func bindStage(c *spec.Create, i int) string { return filepath.Join(c.StageDir, "b"+strconv.Itoa(i)) }
@@ -94,6 +97,38 @@ func stageRoot(c *spec.Create) error {
 	}
 	if err != nil {
 		return fmt.Errorf("mount overlay of %d layers: %w", len(c.Root.Layers), err)
+	}
+	return nil
+}
+
+// checkTargets refuses a root in which something is mounted behind a link:
+// libcontainer would follow it, and a home could land where an image wants it.
+// What is not there yet is made as a directory.
+func checkTargets(c *spec.Create) error {
+	root, err := unix.Open(rootStage(c), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	targets := []string{"/dev", "/proc", "/run", "/sys"}
+	for _, b := range c.Root.Binds {
+		targets = append(targets, b.Target)
+	}
+	if c.Home != nil {
+		targets = append(targets, c.Home.Target)
+	}
+	for _, target := range targets {
+		fd, err := unix.Openat2(root, strings.TrimPrefix(target, "/"), &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+		})
+		if errors.Is(err, unix.ELOOP) {
+			return fmt.Errorf("%s is, or lies behind, a symbolic link of the image or the user's", target)
+		}
+		if err == nil {
+			_ = unix.Close(fd)
+		} else if !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("look at %s in the root: %w", target, err)
+		}
 	}
 	return nil
 }
