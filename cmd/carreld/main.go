@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,28 +17,43 @@ import (
 var version = "devel" // set by the linker
 
 func main() {
-	var o options
-	flag.StringVar(&o.config, "config", "/etc/carrel/carrel.toml", "configuration `file`; a missing one means the defaults")
-	flag.StringVar(&o.runDir, "run-dir", "/run/carrel", "`directory` of sockets and running containers")
-	flag.StringVar(&o.stateDir, "state-dir", "/var/lib/carrel", "`directory` of homes, layers and images")
-	flag.StringVar(&o.libexecDir, "libexec-dir", defaultLibexec(), "`directory` of carrel-runtime and carrel-init")
-	flag.StringVar(&o.cgroup, "cgroup", "/carrel", "absolute cgroup `path`; everything below it is carreld's")
-	showVersion := flag.Bool("version", false, "print the version")
-	flag.Parse()
-	if *showVersion {
+	o, showVersion, err := parse(os.Args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "carreld: %v; see carreld -help\n", err)
+		os.Exit(exitUsage)
+	case showVersion:
 		fmt.Println("carreld", version)
 		return
 	}
-	logger := slog.New(logHandler())
-	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "carreld: takes no arguments; see carreld -help")
-		os.Exit(exitUsage)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := run(ctx, o, logger)
+	err = run(ctx, o, slog.New(logHandler()))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "carreld:", err)
 		os.Exit(exitStatus(err))
 	}
+}
+
+// parse reads the command line. With flag.ErrHelp it has printed the help.
+func parse(args []string) (o options, showVersion bool, err error) {
+	flags := flag.NewFlagSet("carreld", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // a mistake is one line, of main's
+	flags.StringVar(&o.config, "config", "/etc/carrel/carrel.toml", "configuration `file`; a missing one means the defaults")
+	flags.StringVar(&o.runDir, "run-dir", "/run/carrel", "`directory` of sockets and running containers")
+	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/carrel", "`directory` of homes, layers and images")
+	flags.StringVar(&o.libexecDir, "libexec-dir", defaultLibexec(), "`directory` of carrel-runtime and carrel-init")
+	flags.StringVar(&o.cgroup, "cgroup", "/carrel", "absolute cgroup `path`; everything below it is carreld's")
+	flags.BoolVar(&showVersion, "version", false, "print the version")
+	err = flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+	case err == nil && flags.NArg() > 0:
+		err = fmt.Errorf("there are no arguments, but %q was given", flags.Arg(0))
+	}
+	return o, showVersion, err
 }
