@@ -20,6 +20,9 @@ import (
 // own answers a user about their own container, for broker.Broker.Own.
 func (b *backend) own(ctx context.Context, account accounts.Account, c broker.OwnCommand) (text string, status int) {
 	box := b.boxes.Find(account.UID)
+	if box != nil && box.User != account.Name {
+		box = nil // a former owner's of the uid; the next login replaces it
+	}
 	switch c.Name {
 	case config.SelfReset:
 		return b.ownReset(ctx, account, c.Yes)

@@ -94,15 +94,21 @@ type sandboxes interface {
 // A container is a running one; *sandbox.Container says what each method
 // means.
 type container interface {
+	answerer
+	Owner() string  // the name of the user that it was started for
 	Acquire() error // and Release, around the start of a session
 	Release()
 	HomeMissing() bool
-	Dial(ctx context.Context) (*net.UnixConn, error)
 	Done() <-chan struct{}
 	Outdated(s *sandbox.Spec) bool
 	InUse() bool
 	MapsGID(gid uint32) bool
-	Protocol() uint8 // the version to speak to its carrel-init
+}
+
+// An answerer has a carrel-init to ask.
+type answerer interface {
+	Dial(ctx context.Context) (*net.UnixConn, error)
+	Protocol() uint8 // the version to speak to it
 }
 
 // user is the state of one uid. starting is held while the container is being

@@ -180,6 +180,7 @@ type boxes struct {
 	running  map[uint32]*box
 	started  []sandbox.Spec
 	stopped  int
+	stuck    error // what Stop returns, if not nil
 	starting map[uint32]int
 }
 
@@ -227,6 +228,9 @@ func (b *boxes) Start(ctx context.Context, s sandbox.Spec) (container, error) {
 func (b *boxes) Stop(_ context.Context, uid uint32) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.stuck != nil {
+		return b.stuck
+	}
 	if c := b.running[uid]; c != nil {
 		b.stopped++
 		c.end()
@@ -331,9 +335,12 @@ func (c *box) HomeMissing() bool {
 
 func (c *box) Release() { c.set(func(c *box) { c.acquired-- }) }
 
-func (c *box) Done() <-chan struct{}         { return c.done }
-func (c *box) Outdated(s *sandbox.Spec) bool { return s.ImageID != c.spec.ImageID }
-func (c *box) MapsGID(gid uint32) bool       { return gid < 65536 }
+func (c *box) Done() <-chan struct{} { return c.done }
+func (c *box) Owner() string         { return c.spec.User.Name }
+func (c *box) Outdated(s *sandbox.Spec) bool {
+	return s.ImageID != c.spec.ImageID || s.User.Name != c.spec.User.Name
+}
+func (c *box) MapsGID(gid uint32) bool { return gid < 65536 }
 
 func (c *box) InUse() bool {
 	c.mu.Lock()

@@ -184,20 +184,17 @@ func hostname(user string) string {
 }
 
 // container returns the user's running container and starts it if there is
-// none, or if it is outdated and nobody is in it. Where wanted is not fresh, the
-// store is asked what to start from.
+// none, or if it is to be replaced. Where wanted is not fresh, the store is asked
+// what to start from.
 func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool) (container, *failure) {
 	uid := wanted.User.UID
-	if c := b.Sandboxes.Find(uid); c != nil && !c.Outdated(&wanted) {
+	if c := b.Sandboxes.Find(uid); c != nil && isOf(c, &wanted) && !c.Outdated(&wanted) {
 		return c, nil
 	}
 	var c container
 	err := b.exclusive(ctx, uid, func() (err error) {
-		if c = b.Sandboxes.Find(uid); c != nil {
-			if !c.Outdated(&wanted) || c.InUse() {
-				return nil
-			}
-			b.Logger.Info("container outdated", "user", wanted.User.Name)
+		if c = b.Sandboxes.Find(uid); c != nil && !b.replace(c, &wanted) {
+			return nil
 		}
 		if !fresh {
 			mounts, err := b.lookUp(ctx, wanted.Image)
@@ -216,6 +213,24 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool)
 		return nil, imageFailure(wanted.Image, err)
 	}
 	return c, nil
+}
+
+// isOf says that c is the wanted user's own. A uid that now has another name is
+// another person's: what runs in c is not theirs to see.
+func isOf(c container, wanted *sandbox.Spec) bool { return c.Owner() == wanted.User.Name }
+
+// replace says whether another container takes the place of c: if it is outdated
+// and nobody is in it, and whatever runs in it if it is a former owner's.
+func (b *Broker) replace(c container, wanted *sandbox.Spec) bool {
+	switch {
+	case !isOf(c, wanted):
+		b.Logger.Warn("uid has a new name; its former owner's container is stopped", "user", wanted.User.Name, "former", c.Owner())
+	case !c.Outdated(wanted) || c.InUse():
+		return false
+	default:
+		b.Logger.Info("container outdated", "user", wanted.User.Name)
+	}
+	return true
 }
 
 // startFailure is the user's half of why a container could not be started.

@@ -177,6 +177,45 @@ func TestOutdated(t *testing.T) {
 	}
 }
 
+// TestFormerOwner: whoever has the uid now does not get into the container of
+// whoever had it before, whatever runs there.
+func TestFormerOwner(t *testing.T) {
+	r := newRig(t)
+	wantSession(t, "alice", r.login(self()), session.Streams{})
+	hers := r.boxes.box(alice)
+	hers.set(func(c *box) { c.used = true })
+	wantSession(t, "alice again", r.login(self()), session.Streams{})
+	if n := len(r.boxes.starts()); n != 1 || hers.ended() { // the twin: her own stays
+		t.Fatalf("%d starts; want alice in the container that she uses", n)
+	}
+	r.people.say(func(context.Context) (accounts.Account, error) { return person("bob", alice), nil })
+	wantSession(t, "bob", r.login(self()), session.Streams{})
+	starts := r.boxes.starts()
+	if !hers.ended() || len(starts) != 2 || starts[1].User.Name != "bob" {
+		t.Errorf("alice's container ended: %v; starts %+v; want a second for bob", hers.ended(), starts)
+	}
+	his := r.boxes.box(alice)
+	his.set(func(c *box) { c.used = true })
+	wantSession(t, "bob again", r.login(self()), session.Streams{})
+	if n := len(r.boxes.starts()); n != 2 || his.ended() {
+		t.Errorf("%d starts; want bob in his own", n)
+	}
+	r.idle()
+}
+
+// TestFormerOwnerStays: if what the former owner left cannot be stopped, nobody
+// gets in.
+func TestFormerOwnerStays(t *testing.T) {
+	r := newRig(t)
+	wantSession(t, "alice", r.login(self()), session.Streams{})
+	r.boxes.box(alice).set(func(c *box) { c.used = true })
+	r.boxes.set(func(b *boxes) { b.stuck = errTest })
+	r.people.say(func(context.Context) (accounts.Account, error) { return person("bob", alice), nil })
+	wantFailure(t, "bob", r.login(self()), session.StartFailed)
+	r.boxes.set(func(b *boxes) { b.stuck = nil })
+	wantSession(t, "bob, when it could be stopped", r.login(self()), session.Streams{})
+}
+
 // expire makes what is known of images old.
 func expire(b *Broker) {
 	b.mu.Lock()

@@ -23,5 +23,11 @@ func orNil(c *sandbox.Container) container {
 	if c == nil {
 		return nil
 	}
-	return c
+	return running{c}
 }
+
+// running is a container that tells what a Broker asks.
+type running struct{ *sandbox.Container }
+
+// Owner is the name of the user that the container was started for.
+func (r running) Owner() string { return r.User }

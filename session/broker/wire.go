@@ -170,7 +170,7 @@ func (b *Broker) spawn(ctx context.Context, c container, order *session.Spawn, v
 }
 
 // Ping asks carrel-init how many sessions it runs.
-func Ping(ctx context.Context, c container) (session.Pong, error) {
+func Ping(ctx context.Context, c answerer) (session.Pong, error) {
 	conn, err := ask(ctx, c, session.In(c.Protocol(), session.Ping()))
 	if err != nil {
 		return session.Pong{}, err
@@ -185,7 +185,7 @@ func Ping(ctx context.Context, c container) (session.Pong, error) {
 }
 
 // ask sends one frame to carrel-init. The connection has a deadline.
-func ask(ctx context.Context, c container, frame []byte) (*net.UnixConn, error) {
+func ask(ctx context.Context, c answerer, frame []byte) (*net.UnixConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, spawnTime)
 	defer cancel()
 	var conn *net.UnixConn
