@@ -93,22 +93,18 @@ func (m *Manager) makeSkeleton() error {
 }
 
 // retireFormer puts aside what an account left whose uid now belongs to
-// another name. The owner of its layer tells: its ids are of another range. It
-// is kept for the administrator; nothing of it is ever used again. The layer
-// goes last, so that a crash in between leaves the sign standing.
+// another name. The sign of its owner tells: it is of another range. It is kept
+// for the administrator; nothing of it is ever used again. The signs go last, so
+// that a crash in between leaves one standing.
 func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
-	var st unix.Stat_t
-	err := unix.Lstat(filepath.Join(m.userDir(uid), "upper"), &st)
-	if err == unix.ENOENT || (err == nil && (st.Uid == 0 || now.Contains(st.Uid))) {
-		return nil // 0: a crash came before its owner was set
-	}
-	if err != nil {
-		return &os.PathError{Op: "lstat", Path: m.userDir(uid), Err: err}
+	owner, err := m.signOf(uid)
+	if err != nil || owner == 0 || now.Contains(owner) {
+		return err
 	}
 	id := strconv.FormatUint(uint64(uid), 10)
 	for _, parent := range []string{"homes", "users"} {
 		dir := filepath.Join(m.cfg.StateDir, parent, id)
-		err := os.Rename(dir, fmt.Sprintf("%s.former-%d", dir, st.Uid))
+		err := os.Rename(dir, fmt.Sprintf("%s.former-%d", dir, owner))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -117,6 +113,59 @@ func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
 		}
 	}
 	m.log.Warn("uid has a new name; its former owner's files were put aside", "uid", uid)
+	return m.dropSign(uid)
+}
+
+// signOf returns an id of the range of whose files the uid has, 0 if there is
+// no sign of anybody. The owner of the layer is the sign, and where there is no
+// layer, that of the note which keepSign left beside the home.
+func (m *Manager) signOf(uid uint32) (uint32, error) {
+	for _, path := range []string{filepath.Join(m.userDir(uid), "upper"), m.signFile(uid)} {
+		var st unix.Stat_t
+		err := unix.Lstat(path, &st)
+		if err != nil && err != unix.ENOENT {
+			return 0, &os.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		if err == nil && st.Uid != 0 { // 0: a crash came before its owner was set
+			return st.Uid, nil
+		}
+	}
+	return 0, nil
+}
+
+func (m *Manager) signFile(uid uint32) string {
+	_, home := m.Paths(uid)
+	return home + ".owner"
+}
+
+// keepSign notes whose the private home is, before the layer that says so goes:
+// an empty file with the layer's owner. A home that nobody vouches for would be
+// the next one's who gets the uid.
+func (m *Manager) keepSign(uid uint32) error {
+	owner, err := m.signOf(uid)
+	if err != nil || owner == 0 {
+		return err
+	}
+	_, home := m.Paths(uid)
+	if _, err := os.Lstat(home); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	path := m.signFile(uid)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chown(int(owner), int(owner)), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+// dropSign removes the note of a home that is gone.
+func (m *Manager) dropSign(uid uint32) error {
+	if err := os.Remove(m.signFile(uid)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 

@@ -130,6 +130,59 @@ func TestRetireNobody(t *testing.T) {
 	}
 }
 
+// TestRetireAfterDiscard: who gives up their layer keeps their home, and it stays
+// theirs: whoever has the uid next finds none.
+func TestRetireAfterDiscard(t *testing.T) {
+	m, dir, now := former(t)
+	hers := idrange.Range{First: 100 * idrange.Size}
+	for range 2 { // the second finds the note alone
+		_, err := m.Discard(1000, false)
+		try(t, err)
+		try(t, m.retireFormer(1000, hers)) // the twin: she finds it
+		if got := names(t, dir+"/homes"); !slices.Equal(got, []string{"1000", "1000.owner"}) {
+			t.Fatalf("homes of its owner after Discard: %q", got)
+		}
+	}
+	if known, err := m.Known(); err != nil || !slices.Equal(known, []uint32{1000}) {
+		t.Errorf("Known = %v, %v; want the home alone", known, err)
+	}
+	// A start that ended before the new layer had its owner.
+	try(t, os.MkdirAll(dir+"/users/1000/upper", 0o755))
+	try(t, m.retireFormer(1000, now))
+	if got := names(t, dir+"/homes"); !slices.Equal(got, []string{"1000.former-6553600"}) {
+		t.Errorf("homes of the next owner: %q", got)
+	}
+	if b, err := os.ReadFile(dir + "/homes/1000.former-6553600/letter"); string(b) != "private" {
+		t.Errorf("the former owner's file: %q, %v", b, err)
+	}
+}
+
+// TestDiscardSign: there is a note as long as there is a home, and it says whose
+// the layer was that went last.
+func TestDiscardSign(t *testing.T) {
+	m, dir, now := former(t)
+	_, err := m.Discard(1000, false)
+	try(t, err)
+	try(t, os.MkdirAll(dir+"/users/1000/upper", 0o755))
+	try(t, os.Lchown(dir+"/users/1000/upper", int(now.First), int(now.First)))
+	_, err = m.Discard(1000, false)
+	try(t, err)
+	wantOwner(t, dir+"/homes/1000.owner", now.First, now.First, 0o600)
+	_, err = m.Discard(1000, true)
+	try(t, err)
+	if got := names(t, dir+"/homes"); slices.Contains(got, "1000.owner") {
+		t.Errorf("homes without a home: %q", got)
+	}
+	// Of a user without a private home there is nothing to say.
+	try(t, os.MkdirAll(dir+"/users/2000/upper", 0o755))
+	try(t, os.Lchown(dir+"/users/2000/upper", int(now.First), int(now.First)))
+	_, err = m.Discard(2000, false)
+	try(t, err)
+	if got := names(t, dir+"/homes"); slices.Contains(got, "2000.owner") {
+		t.Errorf("homes without a home: %q", got)
+	}
+}
+
 func TestWriteJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	for _, v := range []string{"long enough to be seen", "b"} {

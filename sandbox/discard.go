@@ -28,6 +28,9 @@ func (m *Manager) Discard(uid uint32, home bool) (had bool, err error) {
 	if m.Find(uid) != nil {
 		return false, ErrRuns
 	}
+	if err := m.keepSign(uid); err != nil {
+		return false, err
+	}
 	dirs := []string{m.userDir(uid)}
 	if home {
 		dirs = append(dirs, filepath.Join(m.cfg.StateDir, "homes", filepath.Base(m.userDir(uid))))
@@ -48,6 +51,9 @@ func (m *Manager) Discard(uid uint32, home bool) (had bool, err error) {
 		// The names below are the user's. RemoveAll goes by descriptors and
 		// follows no link (os.RemoveAll, removeall_at.go).
 		go m.remove(gone)
+	}
+	if home {
+		return had, m.dropSign(uid)
 	}
 	return had, nil
 }
