@@ -77,7 +77,7 @@ func (b *Broker) serve(ctx context.Context, conn *caller, uid uint32, request *s
 		if err != nil {
 			return fail(session.NoAnswer, "", fmt.Errorf("carrel-init: %w", err))
 		}
-		reply.Notice = b.greeting(uid, decision, request, reply)
+		reply.Notice = b.greeting(account, decision, request, reply)
 		f = b.deliver(conn, account.Name, request, reply, fds)
 		if f == nil && b.Observer != nil {
 			b.Observer.LoggedIn(uid, order.ID, request.Streams.Tty)
@@ -304,13 +304,13 @@ func put(env []string, kv string) []string {
 }
 
 // greeting is for a person at a terminal, who got a shell and gave no command.
-func (b *Broker) greeting(uid uint32, d policy.Decision, r *session.Request, reply *session.Reply) string {
+func (b *Broker) greeting(a accounts.Account, d policy.Decision, r *session.Request, reply *session.Reply) string {
 	if r.Command.HasText || !r.Streams.Tty || reply.Failure != session.None || d.Motd == "" && !d.LastLogin {
 		return ""
 	}
-	text, err := b.Greetings.Text(uid, d.Motd, d.LastLogin, r.Env)
+	text, err := b.Greetings.Text(a.UID, a.Name, d.Motd, d.LastLogin, r.Env)
 	if err != nil {
-		b.Logger.Warn("greeting", "uid", uid, "err", err)
+		b.Logger.Warn("greeting", "user", a.Name, "err", err)
 	}
 	return text
 }

@@ -28,8 +28,10 @@ type Store struct {
 	Dir string // a file for each user, named by uid; made when needed, 0700
 }
 
-// A login is what is remembered of one.
+// A login is what is remembered of one. A uid that now has another name is
+// another person's, who is not told of it.
 type login struct {
+	User string     `json:"user"`
 	At   time.Time  `json:"at"`
 	From netip.Addr `json:"from,omitzero"`
 }
@@ -39,7 +41,7 @@ type login struct {
 // "" for none; last says whether the login before is told, and this one
 // remembered. env is the session's environment. What fails is left out: the text
 // is good with an error, too.
-func (s Store) Text(uid uint32, motd string, last bool, env []string) (string, error) {
+func (s Store) Text(uid uint32, user, motd string, last bool, env []string) (string, error) {
 	var text string
 	var errs []error
 	if motd != "" {
@@ -48,7 +50,7 @@ func (s Store) Text(uid uint32, motd string, last bool, env []string) (string, e
 		text = printable(message)
 	}
 	if last {
-		before, err := s.swap(uid, login{At: time.Now(), From: client(env)})
+		before, err := s.swap(uid, login{User: user, At: time.Now(), From: client(env)})
 		errs = append(errs, err)
 		if !before.At.IsZero() {
 			text += "Last login: " + before.At.Local().Format(time.ANSIC)
@@ -77,9 +79,9 @@ func (s Store) file(uid uint32) string {
 }
 
 // swap remembers a login and returns the one before, the zero value if there is
-// none that can be read.
+// none of the same user that can be read.
 func (s Store) swap(uid uint32, now login) (before login, err error) {
-	if text, err := os.ReadFile(s.file(uid)); err == nil && json.Unmarshal(text, &before) != nil {
+	if text, err := os.ReadFile(s.file(uid)); err == nil && (json.Unmarshal(text, &before) != nil || before.User != now.User) {
 		before = login{}
 	}
 	text, err := json.Marshal(now)
