@@ -4,8 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/carrel-sh/carrel/internal/testneed"
 )
@@ -103,6 +106,65 @@ func TestPrerm(t *testing.T) {
 				if !strings.Contains(said, want) {
 					t.Errorf("%q is not said:\n%s", want, said)
 				}
+			}
+		})
+	}
+}
+
+// odd is a name that a shell, a pattern and the kernel's list of mounts write
+// differently.
+const odd = "a [b]*\\040\t#\n%s"
+
+// TestPurge purges where an administrator has mounted something. The twin of
+// each is the script that does not look at the mounts.
+func TestPurge(t *testing.T) {
+	testneed.Root(t)
+	const (
+		fill = `mkdir -p $d/images/.x $d/homes/1000; echo x | tee $d/ids.json $d/.hidden $d/..odd $d/images/.x/y $d/homes/1000/file >/run/carrel/file; `
+		top  = "/var/lib/carrel\n"
+		home = "/var/lib/carrel/homes\n/var/lib/carrel/homes/1000\n"
+		file = "/var/lib/carrel/homes/1000/file\n"
+		all  = "all of /var/lib/carrel/homes"
+	)
+	postrm := string(read(t, "scripts/postrm"))
+	blind := strings.ReplaceAll(postrm, "/proc/self/mountinfo", "/nowhere") // all that rm does
+	for _, test := range []struct {
+		name, setup, left, mounted string
+		said                       string // unless it is about mounted
+	}{
+		{name: "nothing", setup: fill},
+		{name: "a link", setup: "rm -r $d; mkdir -p /export/1000; ln -s /export $d; ", said: "carrel: not deleted, for /var/lib/carrel is only a link to it: /export\n"},
+		{name: "the state", setup: "mount -t tmpfs none $d; " + fill, left: top, mounted: "/var/lib/carrel itself"},
+		{name: "the homes", setup: "mount -t tmpfs none $d/homes; " + fill, left: top + home + file, mounted: all},
+		{name: "the homes, on the same file system", setup: "mount --bind /export $d/homes; " + fill, left: top + home + file, mounted: all},
+		{name: "the state and the homes", setup: "mount -t tmpfs none $d; mkdir $d/homes; mount --bind /export $d/homes; " + fill,
+			left: top + home + file, mounted: "/var/lib/carrel itself, " + all},
+		{name: "the homes and one of them", setup: "mount --bind /export $d/homes; mount -t tmpfs none $d/homes/1000; " + fill, left: top + home + file, mounted: all},
+		{name: "the state and what runs", setup: "mount -t tmpfs none $d; mount -t tmpfs none /run/carrel; " + fill,
+			left: "/run/carrel\n" + top, mounted: "/var/lib/carrel itself, /run/carrel itself"},
+		{name: "an odd name", setup: fill + `m=$d/homes/1000/$ODD; mkdir "$m" "$d/homes/1000/a b"; mount --bind /export/1000 "$m"; `,
+			left: top + home + "/var/lib/carrel/homes/1000/ODD\n/var/lib/carrel/homes/1000/ODD/file\n", mounted: all + "/1000/ODD"},
+		{name: "a file", setup: fill + "mount --bind /export/1000/file $d/ids.json; ", left: top + "/var/lib/carrel/ids.json\n", mounted: "all of /var/lib/carrel/ids.json"},
+		{name: "the homes, behind a link", setup: "mkdir /srv; mv /var/lib /srv/; ln -s ../srv/lib /var/; mount --bind /export $d/homes; " + fill,
+			left: top + home + file, mounted: "all of /srv/lib/carrel/homes"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.mounted != "" {
+				test.said = "carrel: not deleted, for a file system is mounted there: " + test.mounted + "\n"
+			}
+			test.left = "/export\n/export/1000\n/export/1000/file\n" + test.left
+			purge := func(script string) (diff string) {
+				left, said, status := newStage(t, map[string]string{"postrm": script}).run(t, "export ODD='"+odd+"' d=/var/lib/carrel; "+test.setup+
+					"sh /postrm purge </dev/null || status=$?; find /export /run/carrel /var/lib/carrel /etc/carrel 2>/dev/null || true; exit $status")
+				lines := strings.SplitAfter(strings.ReplaceAll(left, odd, "ODD"), "\n")
+				slices.Sort(lines)
+				return cmp.Diff([]any{0, test.left, test.said}, []any{status, strings.Join(lines, ""), strings.ReplaceAll(said, odd, "ODD")})
+			}
+			if diff := purge(postrm); diff != "" {
+				t.Errorf("status, what is left, what is said (-want +got):\n%s", diff)
+			}
+			if diff := purge(blind); (diff == "") != (test.mounted == "") {
+				t.Errorf("blind to the mounts it differs: %v; the test proves nothing\n%s", diff != "", diff)
 			}
 		})
 	}
