@@ -59,7 +59,7 @@ func TestPrerm(t *testing.T) {
 		bash    = "alice:x:1000:1000::/home/alice:/bin/bash\n"
 		primary = "carol:x:1001:900::/home/carol:/bin/bash\n"
 		nobody  = "carrel:x:900:\n"
-		members = "carrel:x:900:alice,bob\n"
+		members = "carrel:x:900:bob,alice\n"
 		chsh    = "\n  chsh -s /bin/bash NAME\n"
 		gpasswd = "\n  gpasswd -d NAME carrel\n"
 		usermod = "\n  usermod -g GROUP NAME\n"
