@@ -1,0 +1,71 @@
+package test
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/carrel-sh/carrel/test/internal/host"
+)
+
+// renamed gives an account's uid to another name until the test ends.
+func renamed(t *testing.T, a host.Account, name string) host.Account {
+	t.Helper()
+	rename := func(from, to string) {
+		within(t, 10*time.Second, "usermod -l "+to+" "+from, func() bool { // it may find the files locked
+			out, err := exec.Command("usermod", "-l", to, from).CombinedOutput()
+			if err != nil {
+				t.Logf("usermod: %v: %s", err, out)
+			}
+			return err == nil
+		})
+	}
+	former := a.Name
+	rename(former, name)
+	t.Cleanup(func() { rename(name, former) })
+	a.Name = name
+	return a
+}
+
+// look says which container a session is in, whose it is, and what of the owner
+// is there.
+const look = place + "; id -un; cat ~/secret 2>/dev/null; pgrep -fxc 'sleep 1000'; true"
+
+// TestReusedUID has a uid change hands twice: while something of its former
+// owner runs, and after that one gave up their layer. The next one gets into
+// nothing of theirs.
+func TestReusedUID(t *testing.T) {
+	f := setup(t)
+	carol := f.account(t, "u", "")
+	const leave = "echo hers >~/secret; setsid sleep 1000 >/dev/null 2>&1 </dev/null & " + place
+	here := f.in(t, carol, leave)
+	if got, want := f.in(t, carol, look), here+"\n"+carol.Name+"\nhers\n1"; got != want {
+		t.Fatalf("the owner finds %q; want %q", got, want)
+	}
+	dave := renamed(t, carol, carol.Name+"d")
+	if r := f.In(dave, "carrel status", nil); r.Code != 0 || r.Stdout != "You have no container now; your next login starts one.\n" {
+		t.Errorf("carrel status of the next owner: %v", r)
+	}
+	there := f.in(t, dave, place)
+	if got, want := f.in(t, dave, look), there+"\n"+dave.Name+"\n0"; got != want || there == here {
+		t.Errorf("the next owner finds %q in %s; want %q, and not in %s", got, there, want, here)
+	}
+
+	f.in(t, dave, leave)
+	for range 2 {
+		if r := f.In(dave, "carrel reset --yes", nil); r.Code != 0 {
+			t.Fatalf("carrel reset --yes: %v", r)
+		}
+		if got := f.in(t, dave, "cat ~/secret"); got != "hers" {
+			t.Fatalf("after a reset, its owner finds %q in the home", got)
+		}
+	}
+	if r := f.In(dave, "carrel reset --yes", nil); r.Code != 0 {
+		t.Fatalf("carrel reset --yes: %v", r)
+	}
+	erin := renamed(t, dave, carol.Name+"e")
+	there = f.in(t, erin, place)
+	if got, want := f.in(t, erin, look), there+"\n"+erin.Name+"\n0"; got != want {
+		t.Errorf("who comes after a reset finds %q; want %q", got, want)
+	}
+}
