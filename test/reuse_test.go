@@ -69,3 +69,30 @@ func TestReusedUID(t *testing.T) {
 		t.Errorf("who comes after a reset finds %q; want %q", got, want)
 	}
 }
+
+// TestSuspendedReset: whom root suspended does not get out of it by a reset.
+func TestSuspendedReset(t *testing.T) {
+	f := setup(t)
+	f.empty(t)
+	here := f.in(t, f.alice, "echo it >/tmp/evidence; "+place)
+	f.carrel(t, "freeze", f.alice.Name)
+	const sentence = "your container has been suspended; please ask the administrator"
+	wantFailure(t, "a login", f.In(f.alice, "true", nil), 77, sentence)
+	for _, command := range []string{"carrel reset", "carrel reset --yes"} {
+		if r := f.In(f.alice, command, nil); r.Code != 77 || r.Stdout != "carrel: "+sentence+"\n" {
+			t.Errorf("%s: %v; want it refused as a login is", command, r)
+		}
+	}
+	wantFailure(t, "a login afterwards", f.In(f.alice, "true", nil), 77, sentence)
+	f.carrel(t, "thaw", f.alice.Name)
+	if got := f.in(t, f.alice, place+"; cat /tmp/evidence"); got != here+"\nit" {
+		t.Errorf("thawed, it is %q; want %q and what was there", got, here)
+	}
+	// The twin: whom root does not suspend can.
+	if r := f.In(f.alice, "carrel reset --yes", nil); r.Code != 0 {
+		t.Errorf("carrel reset --yes: %v", r)
+	}
+	if got := f.in(t, f.alice, "cat /tmp/evidence 2>/dev/null; true"); got != "" {
+		t.Errorf("after the reset there is %q", got)
+	}
+}

@@ -90,6 +90,10 @@ func (b *backend) ownSessions(ctx context.Context, c *sandbox.Container) (string
 }
 
 func (b *backend) ownReset(ctx context.Context, account accounts.Account, yes bool) (string, int) {
+	// A login would be refused, and must not become one that works.
+	if c := b.boxes.Find(account.UID); c != nil && c.Paused() == sandbox.Suspended {
+		return "carrel: " + broker.SuspendedSentence + "\n", session.Refused.Status()
+	}
 	if !yes {
 		return "This ends all your sessions and programs, and gives you a fresh root file system.\n" +
 			"What you installed or changed outside your home is lost; your home stays.\n" +

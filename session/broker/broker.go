@@ -102,6 +102,7 @@ type container interface {
 	Done() <-chan struct{}
 	Outdated(s *sandbox.Spec) bool
 	InUse() bool
+	Paused() sandbox.Pause
 	MapsGID(gid uint32) bool
 }
 

@@ -327,6 +327,15 @@ func (c *box) Acquire() error {
 	return c.unfit
 }
 
+func (c *box) Paused() sandbox.Pause {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.unfit, sandbox.ErrSuspended) {
+		return sandbox.Suspended
+	}
+	return ""
+}
+
 func (c *box) HomeMissing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

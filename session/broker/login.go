@@ -105,10 +105,13 @@ func refusal(err error) *failure {
 	return fail(session.Internal, "", err)
 }
 
+// SuspendedSentence is for a user whom root suspended.
+const SuspendedSentence = "your container has been suspended; please ask the administrator"
+
 // unfit is why a container that runs takes no session.
 func unfit(err error) *failure {
 	if errors.Is(err, sandbox.ErrSuspended) {
-		return fail(session.Refused, "your container has been suspended; please ask the administrator", err)
+		return fail(session.Refused, SuspendedSentence, err)
 	}
 	return fail(session.NoAnswer, "", err)
 }
@@ -193,8 +196,10 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool)
 	}
 	var c container
 	err := b.exclusive(ctx, uid, func() (err error) {
-		if c = b.Sandboxes.Find(uid); c != nil && !b.replace(c, &wanted) {
-			return nil
+		if c = b.Sandboxes.Find(uid); c != nil {
+			if ok, err := b.replace(c, &wanted); !ok {
+				return err
+			}
 		}
 		if !fresh {
 			mounts, err := b.lookUp(ctx, wanted.Image)
@@ -209,6 +214,9 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool)
 		c, err = b.Sandboxes.Start(ctx, wanted)
 		return err
 	})
+	if errors.Is(err, sandbox.ErrSuspended) {
+		return nil, unfit(err)
+	}
 	if err != nil {
 		return nil, imageFailure(wanted.Image, err)
 	}
@@ -220,17 +228,21 @@ func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool)
 func isOf(c container, wanted *sandbox.Spec) bool { return c.Owner() == wanted.User.Name }
 
 // replace says whether another container takes the place of c: if it is outdated
-// and nobody is in it, and whatever runs in it if it is a former owner's.
-func (b *Broker) replace(c container, wanted *sandbox.Spec) bool {
+// and nobody is in it, and whatever runs in it if it is a former owner's. What
+// root suspended is root's to end, whoever's it is: nobody gets in, and nothing
+// of it is lost.
+func (b *Broker) replace(c container, wanted *sandbox.Spec) (bool, error) {
 	switch {
+	case c.Paused() == sandbox.Suspended:
+		return false, sandbox.ErrSuspended
 	case !isOf(c, wanted):
 		b.Logger.Warn("uid has a new name; its former owner's container is stopped", "user", wanted.User.Name, "former", c.Owner())
 	case !c.Outdated(wanted) || c.InUse():
-		return false
+		return false, nil
 	default:
 		b.Logger.Info("container outdated", "user", wanted.User.Name)
 	}
-	return true
+	return true, nil
 }
 
 // startFailure is the user's half of why a container could not be started.

@@ -216,6 +216,41 @@ func TestFormerOwnerStays(t *testing.T) {
 	wantSession(t, "bob, when it could be stopped", r.login(self()), session.Streams{})
 }
 
+// TestSuspendedStays: no login replaces a container that root suspended, not
+// even one that is outdated and empty, or a former owner's.
+func TestSuspendedStays(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		outdate func(*rig)
+	}{
+		{"another image", func(r *rig) {
+			r.images.set(func(i *images) { i.id = "two" })
+			r.forget("host") // which has the store asked
+		}},
+		{"another owner", func(r *rig) {
+			r.people.say(func(context.Context) (accounts.Account, error) { return person("bob", alice), nil })
+		}},
+	} {
+		r := newRig(t)
+		wantSession(t, tt.name+", first", r.login(self()), session.Streams{})
+		first := r.boxes.box(alice)
+		first.set(func(c *box) { c.unfit = sandbox.ErrSuspended })
+		tt.outdate(r)
+		g := r.login(self())
+		wantFailure(t, tt.name, g, session.Refused)
+		if first.ended() || g.err != nil || g.reply.Detail != SuspendedSentence {
+			t.Errorf("%s: ended: %v; told %+v", tt.name, first.ended(), g.reply)
+		}
+		// The twin: what root lets go is replaced.
+		first.set(func(c *box) { c.unfit = nil })
+		wantSession(t, tt.name+", thawed", r.login(self()), session.Streams{})
+		if !first.ended() {
+			t.Errorf("%s: the outdated container was not replaced: the test proves nothing", tt.name)
+		}
+		r.idle()
+	}
+}
+
 // expire makes what is known of images old.
 func expire(b *Broker) {
 	b.mu.Lock()
