@@ -48,8 +48,6 @@ func (m *Manager) Discard(uid uint32, home bool) (had bool, err error) {
 		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return had, err
 		}
-		// The names below are the user's. RemoveAll goes by descriptors and
-		// follows no link (os.RemoveAll, removeall_at.go).
 		go m.remove(gone)
 	}
 	if home {
@@ -59,7 +57,7 @@ func (m *Manager) Discard(uid uint32, home bool) (had bool, err error) {
 }
 
 func (m *Manager) remove(dir string) {
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeTree(dir); err != nil {
 		m.log.Error("delete what a user left", "dir", dir, "err", err)
 	}
 }
