@@ -1,7 +1,11 @@
 package test
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,4 +99,20 @@ func TestSuspendedReset(t *testing.T) {
 	if got := f.in(t, f.alice, "cat /tmp/evidence 2>/dev/null; true"); got != "" {
 		t.Errorf("after the reset there is %q", got)
 	}
+}
+
+// TestLoginDuringFarewell has a user log in when an idle container has just been
+// bidden farewell: the session lasts, and is in the next container.
+func TestLoginDuringFarewell(t *testing.T) {
+	f := setup(t)
+	carol := f.account(t, "w", "")
+	f.reconfigure(t, host.Options{Config: fmt.Sprintf("[[rule]]\nusers = [%q]\n[rule.idle]\nfreeze = \"never\"\nstop = \"10s\"\n", carol.Name)})
+	// What gets SIGHUP, and takes all the time that it is given.
+	here := f.in(t, carol, `setsid sh -c 'trap "echo hup >>~/hup" HUP; while :; do sleep 1000 & wait; done' >/dev/null 2>&1 </dev/null & `+place)
+	home := filepath.Join(f.StateDir, "homes", fmt.Sprint(carol.UID))
+	within(t, idleWait, "the farewell begins", func() bool { _, err := os.Stat(filepath.Join(home, "hup")); return err == nil })
+	if got := f.in(t, carol, "sleep 5; cat ~/hup; "+place); !strings.HasPrefix(got, "hup\n") || strings.HasSuffix(got, "\n"+here) {
+		t.Errorf("a login during the farewell: %q; want it in another container than %s", got, here)
+	}
+	wantLine(t, "logs", f.carrel(t, "logs", carol.Name), `.* stop: not used for 10s`)
 }

@@ -179,7 +179,7 @@ func oversee(o options, b *broker.Broker, boxes *sandbox.Manager, log *slog.Logg
 	}
 	back := &backend{
 		broker: b, boxes: boxes, events: happened, closure: filepath.Join(o.stateDir, "maintenance.json"),
-		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, Stop: b.Stop, Events: happened, Own: b.Ask, Logger: log},
+		keeper: &keeper.Keeper{Running: boxes.Running, Find: boxes.Find, StopIdle: b.StopIdle, Events: happened, Own: b.Ask, Logger: log},
 	}
 	back.keeper.Adopt()
 	b.Observer, b.Own = back.keeper, back.own

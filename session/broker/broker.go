@@ -118,6 +118,7 @@ type user struct {
 	logins   int // under way; guarded by Broker.mu, as refs is
 	refs     int // logins, and whoever wants or has starting; 0 removes the entry
 	starting chan struct{}
+	ending   bool // the container is bidden farewell: a login is to wait; guarded by Broker.mu
 }
 
 // New returns a broker without its fields.
@@ -328,6 +329,46 @@ func (b *Broker) Alone(ctx context.Context, uid uint32, f func() error) error {
 		}
 		return f()
 	})
+}
+
+// StopIdle ends the container of uid, which nobody uses, after farewell, whose
+// error leaves it running. A login that is under way before that does, too, and
+// is sandbox.ErrBusy. One that comes later waits, and finds the container of the
+// next start, or the old one if that stays.
+func (b *Broker) StopIdle(ctx context.Context, uid uint32, farewell func() error) error {
+	return b.exclusive(ctx, uid, func() error {
+		if !b.setEnding(uid) {
+			return sandbox.ErrBusy
+		}
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.users[uid].ending = false
+		}()
+		if err := farewell(); err != nil {
+			return err
+		}
+		return b.Sandboxes.Stop(ctx, uid)
+	})
+}
+
+// setEnding has logins wait for starting, which the caller holds. It is false if
+// one has come that does not know.
+func (b *Broker) setEnding(uid uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.users[uid]
+	u.ending = u.logins == 0
+	return u.ending
+}
+
+// isEnding says that the container of uid is bidden farewell. The caller is a
+// login, so that none begins when this is false.
+func (b *Broker) isEnding(uid uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.users[uid]
+	return u != nil && u.ending
 }
 
 // Stop ends the container of uid, after a start that is under way.

@@ -406,6 +406,84 @@ func TestServeEnds(t *testing.T) {
 	}
 }
 
+// TestStopIdle: a login during the farewell of a container waits for its end and
+// gets the next one, and others do not notice.
+func TestStopIdle(t *testing.T) {
+	r := newRig(t)
+	uid := other(t)
+	wantSession(t, "first", r.login(uid), session.Streams{})
+	first := r.boxes.box(uid)
+	r.idle()
+	second := make(chan got, 1)
+	err := r.StopIdle(t.Context(), uid, func() error {
+		go func() { second <- r.login(uid) }()
+		if !eventually(func() bool { return r.waiting(uid) }) {
+			t.Error("the login does not wait")
+		}
+		if first.ended() || len(second) > 0 {
+			t.Errorf("ended: %v, logins: %d; want neither during the farewell", first.ended(), len(second))
+		}
+		wantSession(t, "another user", r.login(self()), session.Streams{})
+		return nil
+	})
+	if err != nil || !first.ended() {
+		t.Errorf("StopIdle = %v; ended: %v", err, first.ended())
+	}
+	wantSession(t, "during the farewell", <-second, session.Streams{})
+	if c := r.boxes.box(uid); c == nil || c == first || c.ended() {
+		t.Error("the login has no container that stays")
+	}
+	r.idle()
+}
+
+// waiting says that a login of uid waits for a start or an end.
+func (r *rig) waiting(uid uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u := r.users[uid]
+	return u != nil && u.logins > 0 && u.refs > u.logins+1 // who has it is the other one
+}
+
+// TestStopIdleNot: nothing ends with a login under way, nor where the farewell
+// says so, and who waited is in the container that stayed.
+func TestStopIdleNot(t *testing.T) {
+	r := newRig(t)
+	uid := other(t)
+	wantSession(t, "first", r.login(uid), session.Streams{})
+	first := r.boxes.box(uid)
+	r.idle()
+	never := func() error { t.Error("farewell with a login under way"); return nil }
+	conn := r.dial(uid) // which asks for nothing yet
+	if !eventually(func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.count == 1 }) {
+		t.Fatal("no login is under way")
+	}
+	if err := r.StopIdle(t.Context(), uid, never); !errors.Is(err, sandbox.ErrBusy) {
+		t.Errorf("StopIdle with a login under way = %v; want %v", err, sandbox.ErrBusy)
+	}
+	conn.Close()
+	r.idle()
+	second := make(chan got, 1)
+	err := r.StopIdle(t.Context(), uid, func() error {
+		go func() { second <- r.login(uid) }()
+		if !eventually(func() bool { return r.waiting(uid) }) {
+			t.Error("the login does not wait")
+		}
+		return errTest
+	})
+	if !errors.Is(err, errTest) {
+		t.Errorf("StopIdle = %v; want what the farewell said", err)
+	}
+	wantSession(t, "during the farewell", <-second, session.Streams{})
+	if first.ended() || len(r.boxes.starts()) != 1 {
+		t.Errorf("ended: %v after %d starts; want the first container to stay", first.ended(), len(r.boxes.starts()))
+	}
+	// The twin: nobody is there and nothing is said.
+	r.idle()
+	if err := r.StopIdle(t.Context(), uid, func() error { return nil }); err != nil || !first.ended() {
+		t.Errorf("StopIdle = %v; ended: %v", err, first.ended())
+	}
+}
+
 // TestEnded removes what an ended container left, but not the next one.
 func TestEnded(t *testing.T) {
 	r := newRig(t)

@@ -191,7 +191,7 @@ func hostname(user string) string {
 // what to start from.
 func (b *Broker) container(ctx context.Context, wanted sandbox.Spec, fresh bool) (container, *failure) {
 	uid := wanted.User.UID
-	if c := b.Sandboxes.Find(uid); c != nil && isOf(c, &wanted) && !c.Outdated(&wanted) {
+	if c := b.Sandboxes.Find(uid); c != nil && isOf(c, &wanted) && !c.Outdated(&wanted) && !b.isEnding(uid) {
 		return c, nil
 	}
 	var c container

@@ -11,7 +11,8 @@
 // counted. A connection
 // that is merely open is no use. Open terminals are warned before a container
 // is frozen or stopped. A frozen one runs on at the next login, or when carrelsh
-// says that its user is there.
+// says that its user is there. One that is being stopped takes no login any more:
+// who comes waits, and gets the next.
 //
 // # Ends
 //

@@ -47,6 +47,9 @@ func (w *ward) next(now time.Time) step {
 	return nothing
 }
 
+// unused is why a container was frozen or stopped.
+func unused(d time.Duration) string { return fmt.Sprintf("not used for %v", d) }
+
 // act does it.
 func (k *Keeper) act(ctx context.Context, w *ward, s step) {
 	times := w.c.Idle
@@ -64,7 +67,9 @@ func (k *Keeper) act(ctx context.Context, w *ward, s step) {
 		// Not here: others wait, and it takes its time.
 		k.mu.Lock()
 		again := w.why != ""
-		w.why = fmt.Sprintf("not used for %v", times.Stop)
+		if !again {
+			w.why = unused(times.Stop)
+		}
 		k.mu.Unlock()
 		if !again {
 			go k.stop(context.WithoutCancel(ctx), w)
@@ -94,35 +99,78 @@ func (k *Keeper) freeze(ctx context.Context, w *ward) error {
 	k.mu.Lock()
 	w.frozen = true
 	k.mu.Unlock()
-	k.Events.Add(events.Event{Kind: events.Freeze, User: w.c.User, UID: w.c.UID, Detail: fmt.Sprintf("not used for %v", w.c.Idle.Freeze)})
+	k.Events.Add(events.Event{Kind: events.Freeze, User: w.c.User, UID: w.c.UID, Detail: unused(w.c.Idle.Freeze)})
 	return nil
 }
 
 // farewell is how long programs have between SIGHUP and the end.
 const farewell = 3 * time.Second
 
-// stop ends an idle container: its terminals are told, its programs get
-// SIGHUP, as from a terminal that is hung up, and a moment to save what they
-// have.
+// errOver says that a container has been used again, or has ended already.
+var errOver = errors.New("the container is no longer idle")
+
+// stop ends an idle container, unless somebody logs in first: who comes during
+// the farewell waits for its end and gets a container that stays.
 func (k *Keeper) stop(ctx context.Context, w *ward) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	err := k.StopIdle(ctx, w.c.UID, func() error { return k.sayGoodbye(ctx, w) })
+	if err == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if w.why == unused(w.c.Idle.Stop) { // and not root's
+		w.why = ""
+	}
+	if errors.Is(err, sandbox.ErrBusy) || errors.Is(err, errOver) {
+		return // the next look knows
+	}
+	w.used = time.Now() // not again at each look
+	if !errors.Is(err, sandbox.ErrSuspended) {
+		k.Logger.Error("stop idle container", "user", w.c.User, "err", err)
+	}
+}
+
+// sayGoodbye tells the terminals, sends the programs SIGHUP, as from a terminal
+// that is hung up, and gives them a moment to save what they have. Its error is
+// why they are to run on.
+func (k *Keeper) sayGoodbye(ctx context.Context, w *ward) error {
+	if !k.leave(w, time.Now()) {
+		return errOver
+	}
 	if _, err := w.c.Rouse(); err != nil {
 		k.Logger.Error("thaw", "user", w.c.User, "err", err)
 	}
-	k.mu.Lock()
-	w.frozen = false // it is not worth an event
-	k.mu.Unlock()
+	if w.c.Paused() == sandbox.Suspended {
+		return sandbox.ErrSuspended // SIGHUP would wait for the thaw
+	}
 	_, _ = Tell(ctx, w.c, "nobody has used this container for long: it stops now")
 	_, _ = w.c.Signal(ctx, unix.SIGHUP, 0)
 	_, _ = w.c.Signal(ctx, unix.SIGCONT, 0)
 	for end := time.Now().Add(farewell); w.c.InUse() && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
 	}
-	if err := k.Stop(ctx, w.c.UID); err != nil {
-		k.Logger.Error("stop idle container", "user", w.c.User, "err", err)
-		k.mu.Lock()
-		w.why, w.used = "", time.Now()
-		k.mu.Unlock()
+	if w.c.Paused() == sandbox.Suspended {
+		return sandbox.ErrSuspended
 	}
+	return nil
+}
+
+// leave says whether the container is still to be stopped, when no login can
+// come any more: one may have come since that was decided, or root's word, and
+// then the uid's next container is another.
+func (k *Keeper) leave(w *ward, now time.Time) bool {
+	select {
+	case <-w.c.Done():
+		return false
+	default:
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if w.next(now) != stop {
+		return false
+	}
+	w.frozen = false // it is not worth an event
+	return true
 }

@@ -18,9 +18,11 @@ type Keeper struct {
 	// Running returns the containers that run, Find that of one user or nil.
 	Running func() []*sandbox.Container
 	Find    func(uid uint32) *sandbox.Container
-	// Stop ends the container of uid.
-	Stop   func(ctx context.Context, uid uint32) error
-	Events interface{ Add(events.Event) }
+	// StopIdle calls farewell, while no login comes in, and ends the container of
+	// uid, unless that returns an error. With a login under way it does neither and
+	// returns sandbox.ErrBusy.
+	StopIdle func(ctx context.Context, uid uint32, farewell func() error) error
+	Events   interface{ Add(events.Event) }
 	// Own answers what a user asks from inside their container.
 	Own    func(ctx context.Context, uid uint32, command string) (text string, status int)
 	Logger *slog.Logger

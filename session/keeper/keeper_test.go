@@ -1,6 +1,9 @@
 package keeper
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -39,6 +42,53 @@ func TestNext(t *testing.T) {
 		if got := w.next(start.Add(tt.idle)); got != tt.want {
 			t.Errorf("%s: next after %v = %d; want %d", tt.name, tt.idle, got, tt.want)
 		}
+	}
+}
+
+// TestStopOver: a container that is used again when it is about to be stopped is
+// not, and neither is one of a user who logs in.
+func TestStopOver(t *testing.T) {
+	const idle = "not used for 1h0m0s"
+	now := time.Now()
+	fault := errors.New("test")
+	for _, tt := range []struct {
+		name    string
+		err     error // StopIdle's, before any farewell
+		used    time.Time
+		why     string
+		wantErr error
+		wantWhy string
+		again   bool // the next look tries again
+	}{
+		{"a login since the decision", nil, now, idle, errOver, "", false},
+		{"a login under way", sandbox.ErrBusy, now.Add(-2 * time.Hour), idle, nil, "", true},
+		{"root suspends it", sandbox.ErrSuspended, now.Add(-2 * time.Hour), idle, nil, "", false},
+		{"a fault", fault, now.Add(-2 * time.Hour), idle, nil, "", false},
+		{"root stops it", sandbox.ErrBusy, now.Add(-2 * time.Hour), "by root", nil, "by root", true},
+	} {
+		w := &ward{c: &sandbox.Container{}, used: tt.used, warned: true, why: tt.why}
+		w.c.Idle.Stop = time.Hour
+		var got error
+		k := &Keeper{
+			Logger: slog.New(slog.DiscardHandler),
+			StopIdle: func(_ context.Context, _ uint32, farewell func() error) error {
+				if tt.err != nil {
+					return tt.err
+				}
+				got = farewell()
+				return got
+			},
+		}
+		k.stop(t.Context(), w)
+		if !errors.Is(got, tt.wantErr) || w.why != tt.wantWhy || (w.next(time.Now()) == stop) != tt.again {
+			t.Errorf("%s: farewell %v, why %q, next %d; want %v, %q, again %v", tt.name, got, w.why, w.next(time.Now()), tt.wantErr, tt.wantWhy, tt.again)
+		}
+	}
+	// The twin: nobody came.
+	w := &ward{c: &sandbox.Container{}, used: now.Add(-time.Hour), warned: true, frozen: true}
+	w.c.Idle.Stop = time.Hour
+	if k := new(Keeper); !k.leave(w, now) || w.frozen {
+		t.Error("an idle container is not left")
 	}
 }
 
