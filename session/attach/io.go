@@ -2,6 +2,7 @@ package attach
 
 import (
 	"errors"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,13 +39,19 @@ func writeAll(fd int, buf []byte) error {
 	return nil
 }
 
-// A passage passes bytes from one descriptor to another, many of them. Where one
-// of the two is a pipe the kernel passes the pages (splice(2)), and carrelsh sees
-// none of it.
+// A passage passes bytes from one descriptor to another, many of them. Where
+// both are pipes, or a Unix socket leads into one, the kernel passes the pages
+// (splice(2)), and carrelsh sees none of it.
+//
+// Nothing is spliced into anything but a pipe. In a file, splice takes no lock
+// on the offset, so that two streams into one file overwrite each other; and
+// while a socket has no room it keeps the lock of the pipe that it reads from, so
+// that whoever writes to that inside cannot be killed (do_splice in fs/splice.c).
 type passage struct {
 	from, to int
-	copies   bool // by hand; set when the kernel cannot
+	splices  bool
 	quick    bool // splice cannot block
+	little   bool // came last time
 	fed      bool // from is known to have something
 	buf      []byte
 }
@@ -56,11 +63,13 @@ func newPassage(from, to int) *passage {
 		_ = unix.Fstat(fd, &st)
 		return st.Mode & unix.S_IFMT
 	}
-	source := kind(from)
-	return &passage{
-		from: from, to: to, copies: isTerminal(from) || isTerminal(to),
-		quick: !alone && kind(to) == unix.S_IFIFO && (source == unix.S_IFIFO || source == unix.S_IFSOCK),
+	// Not from TCP, where splice heeds no SPLICE_F_NONBLOCK.
+	source := kind(from) == unix.S_IFIFO
+	if domain, err := unix.GetsockoptInt(from, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil {
+		source = domain == unix.AF_UNIX
 	}
+	splices := source && kind(to) == unix.S_IFIFO
+	return &passage{from: from, to: to, splices: splices, quick: splices && !alone}
 }
 
 // pass passes what is there, at most block bytes, and returns how many that
@@ -69,7 +78,7 @@ func newPassage(from, to int) *passage {
 func (p *passage) pass() (n int, err error) {
 	for {
 		switch {
-		case p.copies:
+		case !p.splices || p.little:
 			n, err = p.copy()
 		case p.quick:
 			n, err = spliceNow(p.from, p.to)
@@ -80,13 +89,16 @@ func (p *passage) pass() (n int, err error) {
 		}
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EINVAL) && !p.copies: // two sockets, a file that is appended to
-			p.copies = true
-		case errors.Is(err, unix.EAGAIN) && p.fed: // so it is to that has no room
+		case errors.Is(err, unix.EAGAIN) && p.fed && p.splices && !p.little: // so it is to that has no room
 			_, _ = await([]unix.PollFd{{Fd: int32(p.to), Events: unix.POLLOUT}}, -1)
 			p.fed = false
 		default:
 			p.fed = false
+			if err == nil {
+				// Each piece that is spliced takes a page's place in the pipe, which
+				// has 16, however small it is; written ones share.
+				p.little = n < os.Getpagesize()
+			}
 			return n, err
 		}
 	}

@@ -3,10 +3,13 @@ package attach
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,6 +113,100 @@ func TestPassageCopies(t *testing.T) {
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "all of it" {
 		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// Two streams into one file, as with "> file 2>&1", lose nothing.
+func TestPassageSharedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	const lines = 3000
+	line := bytes.Repeat([]byte("x"), 1000)
+	var both sync.WaitGroup
+	for range 2 {
+		in, source := ends(t, false)
+		go func() {
+			for range lines {
+				_, _ = source.Write(line)
+			}
+			source.Close()
+		}()
+		both.Go(func() {
+			if err := carry(int(in.Fd()), int(out.Fd())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	if info, err := os.Stat(path); err != nil || info.Size() != 2*lines*int64(len(line)) {
+		t.Errorf("%d bytes in the file, %v; want %d", info.Size(), err, 2*lines*len(line))
+	}
+}
+
+// Whoever writes to the session can be killed while a socket that the bytes go
+// to has no room.
+func TestPassageStalledSocket(t *testing.T) {
+	in, source := ends(t, false)
+	sink, out := ends(t, true)
+	yes := exec.Command("yes")
+	yes.Stdout = source
+	if err := yes.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = carry(int(in.Fd()), int(out.Fd())) }()
+	var st, before string
+	for range 1000 { // until it stands still in a write
+		time.Sleep(5 * time.Millisecond)
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", yes.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st = string(text); st == before {
+			break
+		}
+		before = st
+	}
+	if err := yes.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- yes.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("yes was not killed")
+		}
+	case <-time.After(20 * time.Second):
+		t.Errorf("yes cannot be killed: %s", st)
+	}
+	sink.Close()
+}
+
+// What is written in little pieces finds as much room as it would without us.
+func TestPassageLittle(t *testing.T) {
+	in, source := ends(t, false)
+	_, out := ends(t, false)
+	p := newPassage(int(in.Fd()), int(out.Fd()))
+	done := make(chan bool)
+	go func() {
+		for range 500 {
+			if _, err := source.WriteString("little\n"); err != nil {
+				t.Error(err)
+			}
+			if n, err := p.pass(); n != 7 || err != nil {
+				t.Errorf("pass = %d, %v; want 7", n, err)
+			}
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("3500 bytes do not fit into a pipe")
 	}
 }
 
