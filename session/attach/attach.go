@@ -19,13 +19,14 @@ const (
 	// grace is how long after the end of the first process nothing must come
 	// before the relay stops while somebody still holds the other end.
 	grace = 200 * time.Millisecond
-	// drainBytes and drainTime together bound the relay after the end of the
-	// first process, so that a background process that writes for ever cannot
-	// keep the session. The bytes are the largest pipe that an unprivileged
-	// user has (pipe-max-size, 1 MiB), so what the first process wrote is
-	// always within.
-	drainBytes = 1 << 20
-	drainTime  = 2 * time.Second
+	// drainTime bounds the relay of a stream after the end of the first process,
+	// so that a background process that writes for ever cannot keep the session.
+	// What the stream held at that end, and with it all that the first process
+	// wrote, is relayed however long it takes.
+	drainTime = 2 * time.Second
+	// maxAgents bounds the connections to the user's agent that are open at one
+	// time. Each takes two threads, on the host.
+	maxAgents = 32
 	// hangupGrace is how long the session may outlive the user's terminal.
 	hangupGrace = 5 * time.Second
 )
@@ -103,6 +104,7 @@ type attached struct {
 	isOver   atomic.Bool
 	hungUp   atomic.Bool
 	watching bool // signals are caught
+	agents   atomic.Int32
 }
 
 // An output is a stream from the session. It is relayed by the main loop
@@ -110,6 +112,30 @@ type attached struct {
 type output struct {
 	from, to int
 	done     bool // or somebody else's
+	rest     rest
+}
+
+// A rest is what a stream may still bring when the first process has ended.
+type rest struct {
+	since time.Time // the end; zero before it
+	bytes int       // that were there then and have not been relayed
+}
+
+// over notes the end, once.
+func (r *rest) over(from int) {
+	if r.since.IsZero() {
+		r.since = time.Now()
+		r.bytes, _ = unix.IoctlGetInt(from, unix.TIOCINQ)
+	}
+}
+
+// relayed takes n bytes off and is true when there has been enough.
+func (r *rest) relayed(n int) bool {
+	if r.since.IsZero() {
+		return false
+	}
+	r.bytes -= n
+	return r.bytes <= 0 && time.Since(r.since) > drainTime
 }
 
 // run relays until the end. ends are the descriptors after the control socket.
@@ -156,6 +182,9 @@ func (s *attached) loop(outs []*output) (exit session.Exit, failure session.Fail
 			fd := int32(-1) // poll(2) passes over it
 			if !o.done {
 				fd, left = int32(o.from), true
+				if over {
+					o.rest.over(o.from)
+				}
 			}
 			fds = append(fds, unix.PollFd{Fd: fd, Events: unix.POLLIN})
 		}
@@ -250,7 +279,15 @@ func (s *attached) listen() (exit session.Exit, failure session.Failure, ended b
 		return exit, failure, false
 	}
 	if err == nil && len(fds) == 1 && session.KindOf(buf[:n]) == session.KindAgent {
-		go s.relayAgent(fds[0])
+		if s.agents.Add(1) > maxAgents {
+			s.agents.Add(-1)
+			_ = unix.Close(fds[0])
+			return exit, failure, false
+		}
+		go func() {
+			defer s.agents.Add(-1)
+			s.relayAgent(fds[0])
+		}()
 		return exit, failure, false
 	}
 	for _, fd := range fds {
@@ -284,7 +321,7 @@ func (s *attached) forward(o *output, buf []byte) {
 	ready := []unix.PollFd{{Fd: int32(o.to), Events: unix.POLLOUT}}
 	if n < len(buf) {
 		if _, err := unix.Poll(ready, 0); err == nil && ready[0].Revents&unix.POLLOUT != 0 {
-			if writeAll(o.to, buf[:n]) != nil {
+			if writeAll(o.to, buf[:n]) != nil || o.rest.relayed(n) {
 				o.done = true
 				_ = unix.Close(o.from)
 			}
@@ -293,20 +330,24 @@ func (s *attached) forward(o *output, buf []byte) {
 	}
 	o.done = true
 	first := append([]byte(nil), buf[:n]...)
-	s.relays.Go(func() { s.drain(o.to, o.from, first) })
+	o.rest.bytes -= n
+	s.relays.Go(func() { s.drain(o.to, o.from, first, o.rest) })
 }
 
 // startFeed takes what descriptor 0 is ready to give. That is often its end,
-// which costs no goroutine.
+// which costs no goroutine. It does not wait for more if somebody else who reads
+// it has been quicker.
 func (s *attached) startFeed(buf []byte) {
-	n, err := read(0, buf)
-	if n <= 0 || err != nil {
+	n, err := unix.Preadv2(0, [][]byte{buf}, -1, unix.RWF_NOWAIT)
+	switch {
+	case err != nil: // a terminal's reads know no RWF_NOWAIT
+		go s.feed(nil)
+	case n == 0:
 		s.endFeed()
-		return
+	default:
+		s.stir()
+		go s.feed(append([]byte(nil), buf[:n]...))
 	}
-	s.stir()
-	first := append([]byte(nil), buf[:n]...)
-	go s.feed(first)
 }
 
 // feed relays descriptor 0 inward.
@@ -342,7 +383,7 @@ func (s *attached) endFeed() {
 }
 
 // drain relays the descriptor from outward to the descriptor to.
-func (s *attached) drain(to, from int, first []byte) {
+func (s *attached) drain(to, from int, first []byte, left rest) {
 	// The writer inside learns that nobody reads: SIGPIPE, or a hang-up.
 	defer unix.Close(from)
 	if writeAll(to, first) != nil {
@@ -354,15 +395,10 @@ func (s *attached) drain(to, from int, first []byte) {
 	// to give.
 	_, _ = unix.FcntlInt(uintptr(from), unix.F_SETPIPE_SZ, 4*block)
 	p := newPassage(from, to)
-	var after int
-	var since time.Time
 	for {
 		over := s.isOver.Load()
-		if over && since.IsZero() {
-			since = time.Now()
-		}
-		if over && after > drainBytes && time.Since(since) > drainTime {
-			return
+		if over {
+			left.over(from)
 		}
 		n, err := p.pass()
 		switch {
@@ -372,11 +408,8 @@ func (s *attached) drain(to, from int, first []byte) {
 			}
 			p.fed = true
 			continue
-		case n <= 0 || err != nil:
+		case n <= 0 || err != nil || left.relayed(n):
 			return
-		}
-		if over {
-			after += n
 		}
 	}
 }

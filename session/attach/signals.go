@@ -9,11 +9,21 @@ import (
 )
 
 // watchSignals collects the signals that are for the session, not for us:
-// those that sshd, login or a service manager send to a shell.
+// those that sshd, login or a service manager send to a shell. Those that were
+// ignored when we started stay so, as for any program: nohup(1) ignores SIGHUP,
+// and a shell without job control SIGINT and SIGQUIT in what it puts into the
+// background. Go tells that of the first two.
 func watchSignals() <-chan os.Signal {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, unix.SIGWINCH, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
-		unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT)
+	signal.Notify(c, unix.SIGWINCH, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT)
+	if !signal.Ignored(unix.SIGHUP) {
+		signal.Notify(c, unix.SIGHUP)
+	}
+	if signal.Ignored(unix.SIGINT) {
+		signal.Ignore(unix.SIGQUIT)
+	} else {
+		signal.Notify(c, unix.SIGINT, unix.SIGQUIT)
+	}
 	return c
 }
 
