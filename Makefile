@@ -20,7 +20,7 @@ BUILDDEPS = gcc libc6-dev
 TESTDEPS  = $(BUILDDEPS) at cron exim4-daemon-light git iproute2 lintian mmdebstrap openssh-client openssh-server procps util-linux xauth zstd
 # Some packages of nodejs have npm in them.
 FIDELITYDEPS = $(shell cat test/fidelity/packages.txt) $(if $(shell command -v npm),,npm)
-VMDEPS    = cpio e2fsprogs qemu-system-x86 rsync xz-utils
+VMDEPS    = cpio e2fsprogs rsync xz-utils
 BENCHDEPS = $(BUILDDEPS) crun openssh-client openssh-server podman runc util-linux
 
 SHARE     = $(DESTDIR)$(PREFIX)/share
@@ -90,10 +90,10 @@ test-long: ## 10 GiB streams, 25,000 logins, OpenSSH's own tests, five minutes o
 	@scripts/need --root 'make test-long'
 	CARREL_LONG=1 CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -count=1 -timeout 3h -v -p 1 ./test/fidelity ./test/survive
 
-test-vm: ## the package on Debian with systemd in a virtual machine, 20 minutes
+test-vm: ## the package on Debian with systemd in a virtual machine, 30 minutes
 	@scripts/need $(TESTDEPS) $(VMDEPS)
 	@scripts/need --root 'make test-vm'
-	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags vm -count=1 -timeout 30m -v ./test/vm
+	CARREL_TEST_ROOT=1 $(GO) test -buildvcs=false -tags vm -count=1 -timeout 50m -v ./test/vm
 
 check: $(BIN)/tools/.built ## gofmt, vet, staticcheck, golangci-lint, import rules
 	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "gofmt wants: $$files"; exit 1; }

@@ -33,44 +33,46 @@ type machine struct {
 	before  string    // snapshot of the machine as it was made
 }
 
-// image returns the directory of a disk, kernel and initrd with the kernel of
-// a Debian suite. It is made anew when anything it is made of has changed: the
-// script, the list of packages, or a version that apt knows of them.
+// image returns the directory of a disk, kernel and initrd of a release of
+// Debian.
 func image(t *testing.T, suite string) string {
 	t.Helper()
-	for _, tool := range []string{"qemu-system-x86_64", "mmdebstrap", "mke2fs", "cpio", "xz", "apt-cache", "make", "ssh", "ssh-keygen", "sftp", "rsync"} {
+	for _, tool := range []string{"mke2fs", "cpio", "xz", "make", "ssh", "ssh-keygen", "sftp", "rsync"} {
 		testneed.Tool(t, tool)
 	}
+	return made(t, "vm-"+suite, "./image", suite)
+}
+
+// qemu returns how to call QEMU.
+func qemu(t *testing.T) []string {
+	t.Helper()
+	dir := made(t, "qemu", "./qemu")
+	lib := filepath.Join(dir, "usr/lib/x86_64-linux-gnu")
+	return []string{filepath.Join(lib, "ld-linux-x86-64.so.2"), "--library-path", lib, filepath.Join(dir, "usr/bin/qemu-system-x86_64"),
+		"-L", filepath.Join(dir, "usr/share/qemu"), "-L", filepath.Join(dir, "usr/share/seabios")}
+}
+
+// made returns the directory that a script makes of Debian's packages. It is
+// kept for a week, unless the script or the list of packages changes.
+func made(t *testing.T, name, script string, args ...string) string {
+	t.Helper()
+	testneed.Tool(t, "mmdebstrap")
 	sum := sha256.New()
-	for _, file := range []string{"image", "packages.txt"} {
+	for _, file := range []string{script, "packages.txt"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sum.Write(text)
 	}
-	list, err := os.ReadFile("packages.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	policy := exec.CommandContext(t.Context(), "apt-cache", append([]string{"policy", "linux-image-cloud-amd64"}, strings.Fields(string(list))...)...)
-	policy.Env = append(os.Environ(), "LC_ALL=C")
-	versions, err := policy.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(versions)) {
-		if strings.Contains(line, "Candidate:") {
-			sum.Write([]byte(line))
-		}
-	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	stem := filepath.Join(cache, "carrel-test", "vm-"+suite+"-")
+	stem := filepath.Join(cache, "carrel-test", name+"-")
 	dir := fmt.Sprintf("%s%x", stem, sum.Sum(nil)[:8])
-	if _, err := os.Stat(filepath.Join(dir, "kernel")); err == nil { // written last
+	mark := dir + ".made"
+	if info, err := os.Stat(mark); err == nil && time.Since(info.ModTime()) < 7*24*time.Hour {
 		return dir
 	}
 	if old, err := filepath.Glob(stem + "*"); err == nil {
@@ -79,7 +81,10 @@ func image(t *testing.T, suite string) string {
 		}
 	}
 	begin := time.Now()
-	run(t, "./image", dir, suite)
+	run(t, script, append([]string{dir}, args...)...)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	t.Logf("made %s in %v", dir, time.Since(begin).Round(time.Second))
 	return dir
 }
@@ -97,14 +102,15 @@ func boot(t *testing.T, image, seed, more string) *machine {
 	run(t, "mke2fs", "-q", "-t", "ext4", "-d", seed, disk)
 	m.port = freePort(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048",
+	program := qemu(t)
+	cmd := exec.CommandContext(ctx, program[0], append(program[1:], "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048",
 		"-nodefaults", "-nographic", "-serial", "file:"+m.console, "-device", "virtio-rng-pci",
 		"-kernel", filepath.Join(image, "vmlinuz"), "-initrd", filepath.Join(image, "initrd"),
 		"-append", "console=ttyS0 quiet panic=5 "+more,
 		"-drive", "file="+filepath.Join(image, "disk")+",format=raw,if=virtio,snapshot=on,cache=unsafe",
 		"-drive", "file="+disk+",format=raw,if=virtio,readonly=on",
 		// The machine reaches nobody; it is reached through one port.
-		"-nic", fmt.Sprintf("user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", m.port))
+		"-nic", fmt.Sprintf("user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", m.port))...)
 	// The snapshot is a file without a name in TMPDIR, of gigabytes at worst.
 	cmd.Env = append(os.Environ(), "TMPDIR=/var/tmp")
 	var said bytes.Buffer

@@ -17,12 +17,16 @@ import (
 //go:embed guest.sh
 var guest []byte
 
-// TestWithoutSystemd runs guest.sh as PID 1. Debian's newer kernels do not come
-// up here: under QEMU 7.2's emulation Linux 6.12 ends in a double fault or
-// follows null pointers, with one processor and with two.
+// TestWithoutSystemd runs guest.sh as PID 1, on each release's kernel.
 func TestWithoutSystemd(t *testing.T) {
+	for _, suite := range suites {
+		t.Run(suite, func(t *testing.T) { withoutSystemd(t, suite) })
+	}
+}
+
+func withoutSystemd(t *testing.T, suite string) {
 	testneed.Root(t)
-	image := image(t, "bookworm")
+	image := image(t, suite)
 	kernel, err := os.ReadFile(filepath.Join(image, "kernel"))
 	if err != nil {
 		t.Fatal(err)
