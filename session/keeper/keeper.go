@@ -29,7 +29,7 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	wards   map[uint32]*ward
-	pending map[uint32][]string // what users without a terminal are to be told
+	pending map[string][]string // what users, by name, are to be told at a terminal
 }
 
 // tick is between two looks at all containers. A look at one that took no CPU
@@ -79,7 +79,7 @@ func (k *Keeper) ward(c *sandbox.Container, adopted bool) *ward {
 		return w
 	}
 	if k.wards == nil {
-		k.wards, k.pending = make(map[uint32]*ward), make(map[uint32][]string)
+		k.wards, k.pending = make(map[uint32]*ward), make(map[string][]string)
 	}
 	now := time.Now()
 	w := &ward{c: c, used: now, looked: now, frozen: c.Paused() == sandbox.Idle}
@@ -117,7 +117,7 @@ func (k *Keeper) LoggedIn(uid uint32, id session.ID, terminal bool) {
 	w := k.ward(c, false)
 	k.mu.Lock()
 	w.used, w.warned = time.Now(), false
-	tell := terminal && len(k.pending[uid]) > 0
+	tell := terminal && len(k.pending[c.User]) > 0
 	k.mu.Unlock()
 	k.thawed(w, "login")
 	detail := "without a terminal"
@@ -280,8 +280,8 @@ func (k *Keeper) explain(w *ward, news cgroup.Events) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if list := k.pending[w.c.UID]; !slices.Contains(list, text) && len(list) < maxPending {
-		k.pending[w.c.UID] = append(list, text)
+	if list := k.pending[w.c.User]; !slices.Contains(list, text) && len(list) < maxPending {
+		k.pending[w.c.User] = append(list, text)
 	}
 }
 
@@ -295,8 +295,8 @@ const (
 // tellPending tells a user who has just logged in what is to be told.
 func (k *Keeper) tellPending(w *ward) {
 	k.mu.Lock()
-	list := k.pending[w.c.UID]
-	delete(k.pending, w.c.UID)
+	list := k.pending[w.c.User]
+	delete(k.pending, w.c.User)
 	k.mu.Unlock()
 	for _, text := range list {
 		if _, err := Tell(context.Background(), w.c, text); err != nil {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/carrel-sh/carrel/sandbox"
+	"github.com/carrel-sh/carrel/sandbox/cgroup"
 	"github.com/carrel-sh/carrel/session"
+	"github.com/carrel-sh/carrel/session/events"
 )
 
 func TestNext(t *testing.T) {
@@ -89,6 +91,31 @@ func TestStopOver(t *testing.T) {
 	w.c.Idle.Stop = time.Hour
 	if k := new(Keeper); !k.leave(w, now) || w.frozen {
 		t.Error("an idle container is not left")
+	}
+}
+
+// eventless takes events and forgets them.
+type eventless struct{}
+
+func (eventless) Add(events.Event) {}
+
+// TestPendingFormer: what a user is to be told is not told to whoever has their
+// uid next.
+func TestPendingFormer(t *testing.T) {
+	user := func(name string) *ward {
+		w := &ward{c: &sandbox.Container{}}
+		w.c.User, w.c.UID = name, 1000
+		return w
+	}
+	k := &Keeper{Logger: slog.New(slog.DiscardHandler), Events: eventless{}, pending: make(map[string][]string)}
+	k.explain(user("alice"), cgroup.Events{OOMKills: 1}) // who is at no terminal
+	k.tellPending(user("bob"))
+	if got := k.pending["alice"]; len(got) != 1 || len(k.pending) != 1 {
+		t.Errorf("pending %q; want one for alice", k.pending)
+	}
+	k.tellPending(user("alice")) // the twin
+	if len(k.pending) != 0 {
+		t.Errorf("pending %q; want nothing any more", k.pending)
 	}
 }
 
