@@ -29,10 +29,14 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err = run(ctx, o, slog.New(logHandler()))
+	log := newLogQueue(logHandler())
+	err = run(ctx, o, slog.New(log.handler()))
 	stop()
+	log.flush(logFlush)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "carreld:", err)
+		say := newLogQueue(nil) // nor does the end wait for who reads standard error
+		say.put(func() { fmt.Fprintln(os.Stderr, "carreld:", err) })
+		say.flush(logFlush)
 		os.Exit(exitStatus(err))
 	}
 }
