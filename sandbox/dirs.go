@@ -116,7 +116,15 @@ func (m *Manager) retireFormer(uid uint32, now idrange.Range) error {
 	return m.dropSign(uid)
 }
 
-// signOf returns an id of the range of whose files the uid has, 0 if there is
+// Owner returns the name of the user to whom the files of uid belong, "" if nobody
+// has had a container. Another who has the uid now gets their own at their first
+// start, and until then nothing here is theirs.
+func (m *Manager) Owner(uid uint32) string {
+	entry, _ := m.ids.Lookup(uid)
+	return entry.Name
+}
+
+// signOf returns an id of the range to which the files of uid belong, 0 if there is
 // no sign of anybody. The owner of the layer is the sign, and where there is no
 // layer, that of the note which keepSign left beside the home.
 func (m *Manager) signOf(uid uint32) (uint32, error) {

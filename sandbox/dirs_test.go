@@ -157,6 +157,23 @@ func TestRetireAfterDiscard(t *testing.T) {
 	}
 }
 
+// TestOwner: the files of a uid belong to whoever had its last container.
+func TestOwner(t *testing.T) {
+	ids, err := idrange.Open(filepath.Join(t.TempDir(), "ids"), idrange.DefaultRegion())
+	try(t, err)
+	defer ids.Close()
+	m := &Manager{ids: ids}
+	for _, name := range []string{"", "alice", "bob"} {
+		if name != "" {
+			_, _, _, err := ids.Assign(1000, name)
+			try(t, err)
+		}
+		if got := m.Owner(1000); got != name {
+			t.Errorf("Owner = %q; want %q", got, name)
+		}
+	}
+}
+
 // TestDiscardSign: there is a note as long as there is a home, and it says whose
 // the layer was that went last.
 func TestDiscardSign(t *testing.T) {

@@ -41,7 +41,7 @@ const look = place + "; id -un; cat ~/secret 2>/dev/null; pgrep -fxc 'sleep 1000
 func TestReusedUID(t *testing.T) {
 	f := setup(t)
 	carol := f.account(t, "u", "")
-	const leave = "echo hers >~/secret; setsid sleep 1000 >/dev/null 2>&1 </dev/null & " + place
+	const leave = "echo hers >~/secret; echo it >/tmp/evidence; setsid sleep 1000 >/dev/null 2>&1 </dev/null & " + place
 	here := f.in(t, carol, leave)
 	if got, want := f.in(t, carol, look), here+"\n"+carol.Name+"\nhers\n1"; got != want {
 		t.Fatalf("the owner finds %q; want %q", got, want)
@@ -50,9 +50,17 @@ func TestReusedUID(t *testing.T) {
 	if r := f.In(dave, "carrel status", nil); r.Code != 0 || r.Stdout != "You have no container now; your next login starts one.\n" {
 		t.Errorf("carrel status of the next owner: %v", r)
 	}
+	if r := f.In(dave, "carrel reset --yes", nil); r.Code != 0 || strings.HasPrefix(r.Stdout, "Done") {
+		t.Errorf("carrel reset --yes of the next owner: %v", r)
+	}
 	there := f.in(t, dave, place)
 	if got, want := f.in(t, dave, look), there+"\n"+dave.Name+"\n0"; got != want || there == here {
 		t.Errorf("the next owner finds %q in %s; want %q, and not in %s", got, there, want, here)
+	}
+
+	aside, err := filepath.Glob(filepath.Join(f.StateDir, "users", fmt.Sprint(carol.UID)+".former-*", "upper", "tmp", "evidence"))
+	if err != nil || len(aside) != 1 {
+		t.Errorf("of the former owner's layer there is %q, %v; want it put aside", aside, err)
 	}
 
 	f.in(t, dave, leave)

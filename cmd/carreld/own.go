@@ -94,6 +94,9 @@ func (b *backend) ownReset(ctx context.Context, account accounts.Account, yes bo
 	if c := b.boxes.Find(account.UID); c != nil && c.Paused() == sandbox.Suspended {
 		return "carrel: " + broker.SuspendedSentence + "\n", session.Refused.Status()
 	}
+	if owner := b.boxes.Owner(account.UID); owner != account.Name {
+		return noContainer, 0 // a former owner's files are put aside for root, not lost
+	}
 	if !yes {
 		return "This ends all your sessions and programs, and gives you a fresh root file system.\n" +
 			"What you installed or changed outside your home is lost; your home stays.\n" +
