@@ -65,6 +65,14 @@ func (c *controls) forget(fd int) {
 	_ = unix.Close(fd)
 }
 
+// ignore stops that and leaves fd open.
+func (c *controls) ignore(fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.ready, fd)
+	_ = unix.EpollCtl(c.epoll, unix.EPOLL_CTL_DEL, fd, nil)
+}
+
 // pass sends a packet with a descriptor, false if the client has gone.
 func (c *controls) pass(to *control, packet []byte, right int) bool {
 	c.mu.Lock()

@@ -28,6 +28,11 @@
 // of init with the user's uid could be signalled by the user, which kills
 // PID 1 and with it the container.
 //
+// Init counts under the limit of processes of its user, with each of its
+// threads. It makes all that it can want before the first session (threads.go),
+// for the Go runtime dies where it cannot make one: a user at the limit goes
+// without another process, not without their container.
+//
 // # What is not protected
 //
 // A user can stop the forked child before its exec and so delay their own

@@ -32,7 +32,8 @@ type live struct {
 	users  int         // of leaf: the first process, and whoever signals in it; guarded by server.mu
 }
 
-// use runs f, which may use the leaf, unless the leaf has been given up.
+// use runs f, which may use the leaf, unless the leaf has been given up. What f
+// does in the kernel it does in its turn.
 func (l *live) use(f func()) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
@@ -42,7 +43,7 @@ func (l *live) use(f func()) {
 	l.users++
 	go func() {
 		f()
-		l.release()
+		l.server.turns.take(l.release)
 	}()
 }
 
@@ -146,7 +147,7 @@ func (s *Server) sweepSoon() {
 		return
 	}
 	s.sweeping = true
-	time.AfterFunc(sweepTime, func() {
+	s.turns.after(sweepTime, func() {
 		s.mu.Lock()
 		s.sweeping = false
 		s.mu.Unlock()
@@ -184,34 +185,42 @@ func (l *live) signal(sig unix.Signal) {
 // the session. A process that left it with setsid(2), as daemons and tmux do,
 // stays.
 func (l *live) vanished() {
-	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGCONT} {
-		for _, pid := range l.members() {
-			_ = unix.Kill(pid, sig)
-		}
-	}
+	l.signalMembers(unix.SIGHUP)
+	l.signalMembers(unix.SIGCONT)
 	deadline := time.Now().Add(hangupTime)
-	for pause := 5 * time.Millisecond; len(l.members()) > 0; pause = min(2*pause, time.Second) {
+	for pause := 5 * time.Millisecond; l.signalMembers(0) > 0; pause = min(2*pause, time.Second) {
 		time.Sleep(pause)
 		if time.Now().After(deadline) {
-			for _, pid := range l.members() {
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+			l.signalMembers(unix.SIGKILL)
 		}
 		if time.Now().After(deadline.Add(hangupTime)) {
 			break // stuck in the kernel; the leaf keeps them in sight
 		}
 	}
-	l.server.sweep()
+	l.server.turns.take(l.server.sweep)
+}
+
+// signalMembers returns how many there were; the signal 0 does nothing.
+func (l *live) signalMembers(sig unix.Signal) (n int) {
+	l.server.turns.take(func() {
+		for _, pid := range l.members() {
+			_ = unix.Kill(pid, sig)
+			n++
+		}
+	})
+	return n
 }
 
 // killAll ends everything that was started in the session.
 func (l *live) killAll() {
-	if l.leaf != nil {
-		_ = l.leaf.Kill()
-	} else {
-		_ = unix.Kill(-l.pid, unix.SIGKILL)
-	}
-	l.server.sweep()
+	l.server.turns.take(func() {
+		if l.leaf != nil {
+			_ = l.leaf.Kill()
+		} else {
+			_ = unix.Kill(-l.pid, unix.SIGKILL)
+		}
+		l.server.sweep()
+	})
 }
 
 // members returns the processes that are still in the session. The leaf says

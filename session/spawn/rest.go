@@ -101,6 +101,8 @@ const watchTime = 100 * time.Millisecond
 // A watch is carreld's ear for the ends of sessions. What nobody hears is
 // kept, to a bound, for the next carreld.
 type watch struct {
+	turns *turns
+
 	mu      sync.Mutex
 	fd      int   // connection, -1 if nobody listens
 	version uint8 // of the protocol
@@ -135,7 +137,7 @@ func (w *watch) ended(end session.End) {
 		return
 	}
 	w.due = true
-	time.AfterFunc(watchTime, func() {
+	w.turns.after(watchTime, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.due = false

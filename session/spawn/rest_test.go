@@ -53,7 +53,7 @@ func TestListing(t *testing.T) {
 // TestWatch: ends are told in one frame, to the newest listener, and kept
 // while there is none.
 func TestWatch(t *testing.T) {
-	w := &watch{fd: -1}
+	w := &watch{fd: -1, turns: new(turns)}
 	w.ended(session.End{ID: 1})
 	first, hears := pair(t)
 	w.take(asked{fd: first, version: session.Version})

@@ -44,7 +44,7 @@ type Leaf interface {
 // to thread while a login waits, and on cgroup v1 the thread that forks is the
 // one that sits in the session's leaf. A second thread waits for children, a
 // third for the clients' control sockets. All three sleep in the kernel when
-// nothing happens.
+// nothing happens. What else there is to do is done in turns, on a fourth.
 type Server struct {
 	listener int
 	newLeaf  func(name string) (Leaf, error) // nil for none
@@ -55,6 +55,7 @@ type Server struct {
 	agent agent
 	watch watch
 	own   own
+	turns turns
 
 	program    func() [][2]uintptr // where the program is in memory
 	collecting sync.Mutex          // a collection that is asked for, or a fork, which must not meet one
@@ -69,13 +70,14 @@ type Server struct {
 // New returns a server for the inherited SOCK_SEQPACKET listener, which it
 // owns from now on. newLeaf makes the cgroup of a session; nil is for none.
 func New(listener int, newLeaf func(name string) (Leaf, error)) (*Server, error) {
-	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live), watch: watch{fd: -1},
+	s := &Server{listener: listener, newLeaf: newLeaf, reaper: newReaper(), live: make(map[int]*live),
 		program: sync.OnceValue(programRanges)}
 	var err error
 	if s.controls, err = newControls(s.killUnborn); err != nil {
 		return nil, err
 	}
 	s.agent.controls = s.controls
+	s.watch.turns, s.watch.fd = &s.turns, -1
 	if err := s.serveOwn(); err != nil {
 		_, _ = os.Stderr.WriteString("carrel-init: " + err.Error() + "\n")
 	}
@@ -109,6 +111,7 @@ func (s *Server) Reap() { s.reaper.run(s.sweepSoon) }
 // Serve accepts requests until the listener fails, which ends the container.
 func (s *Server) Serve() error {
 	runtime.LockOSThread() // for ever; the process's umask is this thread's to change, too
+	reserve(spare)
 	go s.controls.run()
 	for {
 		fd, _, err := unix.Accept4(s.listener, unix.SOCK_CLOEXEC)

@@ -20,12 +20,13 @@ func (s *Server) trim() {
 	defer s.mu.Unlock()
 	if s.trimming == nil {
 		s.trimming = time.AfterFunc(trimTime, func() {
-			program := s.program()
+			var program [][2]uintptr
+			s.turns.take(func() { program = s.program() })
 			s.collecting.Lock()
 			debug.FreeOSMemory()
 			s.collecting.Unlock()
 			time.Sleep(trimTime) // until the runtime's own helpers sleep again
-			unmap(program)
+			s.turns.take(func() { unmap(program) })
 		})
 		return
 	}
