@@ -190,9 +190,9 @@ func TestParseRefuses(t *testing.T) {
 // TestParseSpellings: tables, dotted keys and inline tables say the same.
 func TestParseSpellings(t *testing.T) {
 	spellings := []string{
-		"[limits]\npids = 9\nmemory = \"1GiB\"\n[[rule]]\nusers = [\"a\"]\n[rule.limits]\npids = 10\n",
-		"limits.pids = 9\nlimits.memory = \"1GiB\"\n[[rule]]\nusers = [\n  \"a\", # she\n]\nlimits = { pids = 10 }\n",
-		"limits = { pids = 9, memory = '''1GiB''' }\nrule = [ { users = [\"a\"], limits.pids = 10 } ]\n",
+		"[limits]\npids = 19\nmemory = \"1GiB\"\n[[rule]]\nusers = [\"a\"]\n[rule.limits]\npids = 20\n",
+		"limits.pids = 19\nlimits.memory = \"1GiB\"\n[[rule]]\nusers = [\n  \"a\", # she\n]\nlimits = { pids = 20 }\n",
+		"limits = { pids = 19, memory = '''1GiB''' }\nrule = [ { users = [\"a\"], limits.pids = 20 } ]\n",
 	}
 	var first *Config
 	for _, text := range spellings {

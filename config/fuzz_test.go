@@ -18,7 +18,7 @@ import (
 // one keeps every bound and survives being written out and read back.
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(full))
-	f.Add([]byte("rule = [ { users = [\"a\"], limits.pids = 10 } ]"))
+	f.Add([]byte("rule = [ { users = [\"a\"], limits.pids = 20 } ]"))
 	f.Add([]byte("[[rule]]\nusers=[\"*\"]\nallow=false\nmessage='no'\n[env]\nA=\"\"\"\nx\"\"\""))
 	f.Add([]byte("[limits]\nmemory=\"2048\"\nImage=1"))
 	f.Add([]byte("\x1b = 1"))

@@ -14,11 +14,12 @@ import (
 )
 
 // The bounds of the limits. The lower bound of memory is what a shell and a
-// few tools need to start at all; pids ends where the kernel's pid_max does.
+// few tools need to start at all, that of pids Carrel's own threads and a
+// pipeline; pids ends where the kernel's pid_max does.
 const (
 	minMemoryBytes = 16 << 20
 	maxMemoryBytes = 1 << 50
-	minPids        = 8
+	minPids        = 16
 	maxPids        = 4 << 20
 	maxCPUWeight   = 10_000 // cgroup-v2.rst, cpu.weight
 	maxCPUPercent  = 1024 * 100

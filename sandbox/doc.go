@@ -25,6 +25,7 @@
 //	StateDir/ids.json              id ranges, never reused
 //	StateDir/users/UID/      0700  upper/ and work/ of the overlay, ids shifted
 //	StateDir/homes/UID/            the home, owned by the user
+//	StateDir/homes/UID.owner       whose it is, while there is no layer to tell
 //	StateDir/skeleton/             the topmost lower layer: mount points as real directories
 //
 // # What an attacker controls
