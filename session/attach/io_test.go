@@ -157,7 +157,8 @@ func TestPassageStalledSocket(t *testing.T) {
 	if err := yes.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = carry(int(in.Fd()), int(out.Fd())) }()
+	passed := make(chan error)
+	go func() { passed <- carry(int(in.Fd()), int(out.Fd())) }()
 	var st, before string
 	for range 1000 { // until it stands still in a write
 		time.Sleep(5 * time.Millisecond)
@@ -184,6 +185,9 @@ func TestPassageStalledSocket(t *testing.T) {
 		t.Errorf("yes cannot be killed: %s", st)
 	}
 	sink.Close()
+	if err := <-passed; err == nil {
+		t.Error("carry went on without a reader")
+	}
 }
 
 // What is written in little pieces finds as much room as it would without us.
