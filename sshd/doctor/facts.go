@@ -62,6 +62,8 @@ type Account struct {
 	// Stranger: it is none, but was asked about. Nothing is fixed for it, or it
 	// would be locked into a container.
 	Stranger bool
+	// ByGroup: it is one by a rule about its group alone, and logs in to the host.
+	ByGroup bool
 
 	Home  config.Home // by policy; "" when the policy refuses the account
 	Agent bool        // the policy lets ssh -A reach the user's agent

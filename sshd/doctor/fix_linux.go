@@ -73,11 +73,12 @@ type fixer struct {
 }
 
 // spares reports whether an account is left alone: a stranger, and one that
-// logs in to the host today and is a user of Carrel by a rule alone. The remedies
-// would lock it into a container, and that is the administrator's to decide.
+// logs in to the host today and is a user of Carrel by a rule about one of its
+// groups alone. The remedies would lock it into a container, and whether that is
+// meant is the administrator's to decide.
 func (x *fixer) spares(name string) bool {
 	a := x.account(name)
-	if a.Stranger || a.Contained || slices.Contains(a.Groups, sshd.Group) || slices.ContainsFunc(a.Probes, func(p Probe) bool { return x.facts.forced(&p) }) {
+	if !a.ByGroup || slices.ContainsFunc(a.Probes, func(p Probe) bool { return x.facts.forced(&p) }) {
 		return a.Stranger
 	}
 	if !x.spared[name] {
@@ -185,16 +186,20 @@ func (x *fixer) modes(kind string) {
 		if file.Kind != kind {
 			continue
 		}
-		if file.Want == 0 { // somebody's directory, perhaps their home
-			x.failed(fmt.Errorf("%s, which is above Carrel's files, is left alone: make it root's, or install Carrel elsewhere", file.Path))
-			continue
+		mode := file.Want
+		if mode == 0 { // a directory above Carrel's files
+			if file.UID != 0 { // perhaps somebody's home
+				x.failed(fmt.Errorf("%s, which is above Carrel's files, is left alone: make it root's, or install Carrel elsewhere", file.Path))
+				continue
+			}
+			mode = file.Mode &^ (fs.ModeSetuid | fs.ModeSetgid | 0o022)
 		}
 		// The owner first: chown(2) clears set-id bits, and not the other way.
 		err := os.Chown(x.at(file.Path), 0, 0)
 		if err == nil {
-			err = os.Chmod(x.at(file.Path), file.Want)
+			err = os.Chmod(x.at(file.Path), mode)
 		}
-		x.note(err, "gave %s to root, mode %s", file.Path, octal(file.Want))
+		x.note(err, "gave %s to root, mode %s", file.Path, octal(mode))
 	}
 }
 

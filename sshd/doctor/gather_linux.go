@@ -321,6 +321,7 @@ func (g *Gatherer) account(decide *policy.Policy, from accounts.Account) Account
 		a.Why = "it is in the group " + sshd.Group
 	case err == nil && decision.Rule != policy.NoRule && g.named(from, decision.Rule):
 		a.Why = fmt.Sprintf("carrel.toml:%d serves it", g.Config.Rules[decision.Rule].Line)
+		a.ByGroup = !slices.Contains(g.Config.Rules[decision.Rule].Users, a.Name)
 	}
 	return a
 }

@@ -474,14 +474,14 @@ func TestFixKeeps(t *testing.T) {
 	}
 }
 
-// TestFixSpares: an account that logs in to the host, and that a rule happens to
-// name, is not locked into a container; nor is a directory above Carrel's files
+// TestFixSpares: an account that logs in to the host, and whose group a rule
+// names, is not locked into a container; nor is a directory above Carrel's files
 // taken from its owner.
 func TestFixSpares(t *testing.T) {
 	testneed.Root(t)
 	h := newHost(t)
 	h.put(sshd.DropInPath, sshd.DropIn(h.Carrelsh), 0o644)
-	h.Config.Rules = []config.Rule{{Users: []string{"bob"}, Line: 7}}
+	h.Config.Rules = []config.Rule{{Groups: []string{"bob"}, Line: 7}}
 	h.put("/usr/bin/crontab", "", 0o755)
 	h.put("/etc/cron.deny", "", 0o644)
 	h.put("/opt/src/bin/carrelsh", "", 0o755)
@@ -508,6 +508,13 @@ func TestFixSpares(t *testing.T) {
 		if n := strings.Count(fmt.Sprint(actions), want); n != 1 {
 			t.Errorf("%d times %q in %v; want 1", n, want, actions)
 		}
+	}
+	// The twin: who is named themselves is meant.
+	h.Config.Rules[0].Users = []string{"bob"}
+	f, findings = h.gather()
+	h.Fix(t.Context(), f, findings)
+	if got := h.read("/etc/cron.deny"); got != "alice\nbob\n" {
+		t.Errorf("cron.deny: %q; want bob, too", got)
 	}
 }
 
