@@ -16,11 +16,10 @@ import (
 //	1 waits for the next timer (findRunnable in runtime/proc.go)
 //	2 run, or look for what they could run: GOMAXPROCS
 //
-// The runtime makes two or three more while it makes these. They are for whoever
-// is back from the kernel, finds no processor free and is about to lie down: a
-// busy machine may stop a thread there. Each costs some 35 KiB, 20 of them the
-// kernel's.
-const spare = 6
+// That is six, of which the runtime makes two at least by itself while it makes
+// these; TestThreads looks whether they suffice. Each costs some 35 KiB, 20 of
+// them the kernel's, which counts in what an idle container takes.
+const spare = 4
 
 // reserve makes n threads, which then idle: the runtime keeps them for whatever
 // wants one. Init counts under its user's pids.max, and to the runtime a thread
